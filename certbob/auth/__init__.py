@@ -1,0 +1,1 @@
+"""Who vouches for people: one adapter a file."""

@@ -1,0 +1,1 @@
+"""Who signs: one adapter a file."""

@@ -1,0 +1,257 @@
+"""What can go wrong, as facts: a stable code and words for people. No HTTP numbers, no rendering.
+
+Problem
+├── BadRequest              the request itself makes no sense
+├── InvalidInput            a form with wrong values: one text for each field
+├── ForeignRequest          a form sent from another site, or from a page too old
+├── NotSignedIn
+├── SignInRefused           user name or password is not right
+├── SignInBlocked           too many tries
+├── NotEntitled             this person may not have this profile
+├── TooManyCertificates     the hourly limit of a person
+├── UnfitName               a name that must not stand in a certificate
+├── GrantProblem
+│   ├── GrantMalformed      not a link of ours
+│   ├── GrantInvalid        looks like one, but we did not sign it
+│   ├── GrantExpired
+│   └── GrantUsed
+├── Busy                    more work than the machine can do right now
+├── StorageProblem          the database cannot write
+└── CAProblem
+    ├── CAUnavailable       surely nothing was signed
+    │   ├── CAUntrusted     somebody else answers in the place of the authority
+    │   └── BadProvisionerPassword
+    ├── CARefused           the authority said no: surely nothing was signed
+    ├── CAUncertain         nobody knows whether something was signed
+    └── CABadAnswer         signed, but not what was asked for
+
+Every problem is built from `detail` (for the operator's log, never shown to people) and the
+facts that its words name.
+"""
+
+from asyncio import Future
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, ClassVar
+
+from certbob.words import at_time, day_and_time
+
+
+class Problem(Exception):
+    """Something went wrong that people are told about.
+
+    `code` is stable and documented; `title` says what happened, `text` what it means, `mend` what to do.
+    """
+
+    code: ClassVar[str] = "internal"
+    title: str = "Something went wrong here"
+    text: str = "This is our fault, not yours."
+    mend: str = "Try again in a moment. If it happens again, send us the reference below."
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail
+
+
+class BadRequest(Problem):
+    code = "bad_request"
+    title = "This request cannot be read"
+    text = "The browser or program sent something that does not fit."
+    mend = "Go back, reload the page and try again."
+
+
+class InvalidInput(Problem):
+    """A form with wrong values; `fields` maps the field's name to what is wrong with it."""
+
+    code = "invalid_input"
+    title = "Please check what you entered"
+    mend = "Correct it and send it again."
+
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        super().__init__(", ".join(fields))
+        self.fields = dict(fields)
+        self.text = " ".join(fields.values())
+
+
+class ForeignRequest(Problem):
+    code = "foreign_request"
+    title = "This form did not come from here"
+    text = "It was sent by another site, or from a page that was open for too long. Nothing was changed."
+    mend = "Open the page again and repeat the step."
+
+
+class NotSignedIn(Problem):
+    code = "not_signed_in"
+    title = "Please sign in again"
+    text = "You were away for a while. Nothing was lost."
+    mend = "Sign in and go on."
+
+
+class SignInRefused(Problem):
+    code = "sign_in_refused"
+    title = "User name or password is not right"
+    text = "Nobody was signed in."
+    mend = "Check both and try again."
+
+
+class SignInBlocked(Problem):
+    code = "sign_in_blocked"
+    title = "Too many tries"
+    mend = "Wait until then. Your account is not changed."
+
+    def __init__(self, until: datetime, detail: str = "") -> None:
+        super().__init__(detail)
+        self.until = until
+        self.text = f"Try again at {at_time(until)}."
+
+
+class NotEntitled(Problem):
+    code = "not_entitled"
+    title = "You cannot get this certificate"
+    mend = "Ask the people who run this service."
+
+    def __init__(self, label: str, groups: tuple[str, ...] = ()) -> None:
+        super().__init__(label)
+        self.text = (
+            f"‘{label}’ is for members of {' or '.join(groups)}." if groups else f"‘{label}’ is not offered."
+        )
+
+
+class TooManyCertificates(Problem):
+    code = "too_many_certificates"
+    title = "That were many certificates at once"
+    mend = "The certificates you have already made keep working."
+
+    def __init__(self, limit: int, until: datetime) -> None:
+        super().__init__()
+        self.until = until
+        self.text = f"One person can make {limit} in an hour. Try again at {at_time(until)}."
+
+
+class UnfitName(Problem):
+    """A name outside the grammar of `certbob.identity`; `text` says what is wrong with it."""
+
+    code = "unfit_name"
+    title = "This name cannot stand in a certificate"
+    mend = "Ask the people who run this service to correct the name of your account."
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+class GrantProblem(Problem):
+    pass
+
+
+class GrantMalformed(GrantProblem):
+    code = "grant_malformed"
+    title = "This link is not complete"
+    text = "Part of it is missing, so we cannot tell what it is for."
+    mend = "Copy the whole link, or start again."
+
+
+class GrantInvalid(GrantProblem):
+    code = "grant_invalid"
+    title = "This link is not valid"
+    text = "It was not made by this service, or somebody changed it."
+    mend = "Start again."
+
+
+class GrantExpired(GrantProblem):
+    code = "grant_expired"
+    title = "This link has expired"
+    text = "Links work for a few minutes only."
+    mend = "Start again to get a fresh one."
+
+
+class GrantUsed(GrantProblem):
+    """Already redeemed; `claimed_at` is all that is told, whoever holds the link may not be the owner."""
+
+    code = "grant_used"
+    title = "This link was already used"
+    mend = "If that was not you, tell the people who run this service. Need another? Start again."
+
+    def __init__(self, claimed_at: datetime) -> None:
+        super().__init__()
+        self.claimed_at = claimed_at
+        self.text = f"It gave out its certificate on {day_and_time(claimed_at)}, and works once."
+
+
+class Busy(Problem):
+    code = "busy"
+    title = "Many people are getting certificates right now"
+    text = "Nothing was issued; your link still works."
+    mend = "Try again in a few seconds."
+
+
+class StorageProblem(Problem):
+    code = "storage"
+    title = "The service cannot write its records"
+    text = "Without a record we do not issue. Nothing was issued."
+    mend = "Try again soon. If it stays like this, tell the people who run this service."
+
+
+class CAProblem(Problem):
+    """The authority did not give a certificate. `surely_unsigned`: the grant may be used again."""
+
+    surely_unsigned: ClassVar[bool] = False
+
+
+class CAUnavailable(CAProblem):
+    code = "ca_unavailable"
+    title = "The certificate service does not answer"
+    text = "Nothing was issued; your link still works."
+    mend = "Try again soon."
+    surely_unsigned = True
+
+
+class CAUntrusted(CAUnavailable):
+    code = "ca_untrusted"
+
+
+class BadProvisionerPassword(CAUnavailable):
+    code = "ca_provisioner_password"
+
+
+class CARefused(CAProblem):
+    """The authority said no. `status` and `message` are for the log only."""
+
+    code = "ca_refused"
+    title = "The certificate service refused"
+    text = "Its rules do not allow this certificate. Nothing was issued; your link still works."
+    mend = "Tell the people who run this service."
+    surely_unsigned = True
+
+    def __init__(self, detail: str = "", *, status: int = 0) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class CAUncertain(CAProblem):
+    """`late`: the exchange that goes on in the background; its result, if any, is a Chain (`certbob.ports`)."""
+
+    code = "ca_uncertain"
+    title = "We do not know whether the certificate was made"
+    text = "The certificate service did not answer in time. The key is gone, so nobody can use such a certificate."
+    mend = "Get a new certificate."
+
+    def __init__(self, detail: str = "", late: Future[Any] | None = None) -> None:
+        super().__init__(detail)
+        self.late = late
+
+
+class CABadAnswer(CAProblem):
+    """The authority signed something else than was asked for.
+
+    `certificate` is its DER form when there is one, for the ledger.
+    """
+
+    code = "ca_bad_answer"
+    title = "The certificate service answered wrongly"
+    text = "It made something else than was asked for, so we threw it away."
+    mend = "Tell the people who run this service, and send them the reference below."
+
+    def __init__(self, detail: str, certificate: bytes | None = None) -> None:
+        super().__init__(detail)
+        self.certificate = certificate

@@ -1,0 +1,112 @@
+"""Who asks, and the strict grammar of names and addresses that may stand in a certificate.
+
+`cryptography` takes newlines, NUL and right-to-left overrides in a common name and `a@b.c,e@v.il` as an
+e-mail address, so the check is ours and stands at the door.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from enum import StrEnum
+
+from certbob.errors import UnfitName
+
+MAX_NAME_BYTES = 64  # X.520 ub-common-name, counted in bytes because some readers do
+MAX_EMAIL_LENGTH = 254  # RFC 5321 4.5.3.1.3: a path is 256 octets with its angle brackets
+
+_PUNCTUATION = " ._'@-"
+_CJK = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"})
+# Scripts that share look-alike letters must not meet in one name; the ideographic ones cannot be
+# mistaken for Latin (Unicode TS 39, "highly restrictive").
+_ALLOWED_MIXES = (_CJK | {"LATIN"},)
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_EMAIL = re.compile(rf"(?P<local>{_ATOM}(?:\.{_ATOM})*)@(?P<domain>{_LABEL}(?:\.{_LABEL})+)")
+
+
+class Door(StrEnum):
+    """Which door vouched for somebody."""
+
+    LOCAL = "local"
+    TERMINAL = "terminal"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Somebody who is known.
+
+    `subject` is our own stable id (a UUID as text) and never shown. `name` and `email` were checked by
+    `fit_name` and `fit_email`; `email` is there only when the door has verified it. `account` is the
+    door's own key for the person (the user name of a local account).
+    """
+
+    subject: str
+    name: str
+    email: str | None
+    groups: tuple[str, ...]
+    door: Door
+    account: str
+
+
+def _script(letter: str) -> str:
+    return unicodedata.name(letter, "UNKNOWN").split(" ")[0]
+
+
+def _fit_text(text: str, what: str) -> str:
+    text = unicodedata.normalize("NFC", text)
+    scripts: set[str] = set()
+    for character in text:
+        category = unicodedata.category(character)
+        if category[0] == "L":
+            scripts.add(_script(character))
+        elif category not in ("Mn", "Mc") and not (character in _PUNCTUATION or character in "0123456789"):
+            shown = f"‘{character}’" if character.isprintable() else f"U+{ord(character):04X}"
+            raise UnfitName(f"{what} may hold letters, digits, spaces and . _ ' @ - but not {shown}.")
+    if len(scripts) > 1 and not any(scripts <= mix for mix in _ALLOWED_MIXES):
+        raise UnfitName(f"{what} mixes letters of different scripts that look alike.")
+    if not text or unicodedata.category(text[0])[0] not in "LN":
+        raise UnfitName(f"{what} must begin with a letter or a digit.")
+    return text
+
+
+def fit_name(text: str) -> str:
+    """A person's name, normalised (NFC, no blanks around), fit for a common name.
+
+    Raises UnfitName when it has anything but letters of one script, digits, blanks and `._'@-`, or more
+    than 64 bytes.
+    """
+    name = _fit_text(text.strip(" "), "The name")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise UnfitName(f"The name is longer than {MAX_NAME_BYTES} bytes.")
+    return name
+
+
+def fit_device_name(text: str) -> str:
+    """A device's name: the grammar of `fit_name`, 1 to 40 characters.
+
+    Phones type ’ and – where people mean ' and -, so these two are taken as such.
+    """
+    plain = re.sub(" +", " ", text.replace("’", "'").replace("–", "-")).strip(" ")
+    if not plain:
+        raise UnfitName("Give the device a name.")
+    name = _fit_text(plain, "The name of the device")
+    if len(name) > 40:
+        raise UnfitName("The name of the device is longer than 40 characters.")
+    return name
+
+
+def fit_email(text: str) -> str:
+    """Exactly one address (RFC 5321 Mailbox without quoting), its domain in ASCII form.
+
+    Raises UnfitName. A non-ASCII local part is refused: an rfc822Name cannot hold it (RFC 5280 4.2.1.6).
+    """
+    local, at, domain = text.rpartition("@")
+    try:
+        domain = domain.encode("idna").decode("ascii")
+    except UnicodeError as error:
+        raise UnfitName("The domain of the e-mail address is not valid.") from error
+    address = f"{local}{at}{domain}"
+    match = _EMAIL.fullmatch(address)
+    if match is None or len(match["local"]) > 64 or len(address) > MAX_EMAIL_LENGTH:
+        raise UnfitName("The e-mail address is not a plain one such as ada@example.org.")
+    return address
