@@ -1,4 +1,4 @@
-"""What a certificate is for: platform, name, age. They decide the encoding of the file and what is explained."""
+"""What a certificate is for. Platform and age decide the encoding of the file and what is explained."""
 
 import re
 from dataclasses import dataclass

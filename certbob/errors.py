@@ -17,6 +17,8 @@ Problem
 │   └── GrantUsed
 ├── Busy                    more work than the machine can do right now
 ├── StorageProblem          the database cannot write
+│   └── DuplicateSerial
+├── CannotStart             told at the terminal
 └── CAProblem
     ├── CAUnavailable       surely nothing was signed
     │   ├── CAUntrusted     somebody else answers in the place of the authority
@@ -166,15 +168,18 @@ class GrantExpired(GrantProblem):
 
 
 class GrantUsed(GrantProblem):
-    """Already redeemed; `claimed_at` is all that is told, whoever holds the link may not be the owner."""
+    """Already redeemed. Only the time is told: whoever holds the link may not be the owner.
+
+    `by_holder`: the same browser redeemed it, so it may still see the passphrase.
+    """
 
     code = "grant_used"
     title = "This link was already used"
     mend = "If that was not you, tell the people who run this service. Need another? Start again."
 
-    def __init__(self, claimed_at: datetime) -> None:
+    def __init__(self, claimed_at: datetime, *, by_holder: bool = False) -> None:
         super().__init__()
-        self.claimed_at = claimed_at
+        self.by_holder = by_holder
         self.text = f"It gave out its certificate on {day_and_time(claimed_at)}, and works once."
 
 
@@ -190,6 +195,22 @@ class StorageProblem(Problem):
     title = "The service cannot write its records"
     text = "Without a record we do not issue. Nothing was issued."
     mend = "Try again soon. If it stays like this, tell the people who run this service."
+
+
+class DuplicateSerial(StorageProblem):
+    """The authority used a serial number twice."""
+
+
+class CannotStart(Problem):
+    """For the operator at a terminal: what is wrong with the place CertBob is started in."""
+
+    code = "cannot_start"
+    title = "CertBob cannot start"
+
+    def __init__(self, text: str, mend: str) -> None:
+        super().__init__(text)
+        self.text = text
+        self.mend = mend
 
 
 class CAProblem(Problem):
@@ -229,11 +250,11 @@ class CARefused(CAProblem):
 
 
 class CAUncertain(CAProblem):
-    """`late`: the exchange that goes on in the background; its result, if any, is a Chain (`certbob.ports`)."""
+    """`late`: the exchange that goes on in the background; its result is a Chain (`certbob.ports`)."""
 
     code = "ca_uncertain"
     title = "We do not know whether the certificate was made"
-    text = "The certificate service did not answer in time. The key is gone, so nobody can use such a certificate."
+    text = "The certificate service did not answer in time. If it made one, nobody has its key."
     mend = "Get a new certificate."
 
     def __init__(self, detail: str = "", late: Future[Any] | None = None) -> None:

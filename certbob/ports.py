@@ -7,7 +7,9 @@ from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
 
 from cryptography import x509
 
-from certbob.profiles import Usage
+from certbob.devices import Device, Encoding
+from certbob.identity import Door, Identity
+from certbob.profiles import KeyType, Usage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,13 +23,13 @@ class Signers(Protocol):
     """Where CPU-heavy work goes, away from the event loop."""
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """`function(*args)` in another process; both ways are pickled. Raises Busy when too much waits."""
+        """`function(*args, **kwargs)` in another process; arguments and result are pickled."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class SigningRequest:
-    """All that a certificate will say. The CSR carries the key and the common name, nothing else counts in it.
+    """All that a certificate will say. The CSR carries the key and the common name and nothing else.
 
     `organization` and the SAN are decided by settings and identity, never by a form. `email` None: the SAN
     is the URI `urn:uuid:<subject>`.
@@ -106,3 +108,137 @@ class Revoker(Protocol):
     async def revoke(self, serial: int, reason_code: int) -> None:
         """Raises CAProblem. Safe to repeat."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Permission for one person to get one certificate. `id_hash`: SHA-256 of the token's `jti`, hex.
+
+    The token itself is nowhere: the row and the server's secret together do not give it back.
+    """
+
+    id_hash: str
+    identity: Identity
+    profile_id: str
+    validity: timedelta
+    device: Device
+    created_at: datetime
+    expires_at: datetime
+    claimed_at: datetime | None = None
+    holder_hash: str | None = None
+
+
+class GrantStore(Protocol):
+    """Every method raises StorageProblem when the database cannot do it."""
+
+    async def add_grant(self, grant: Grant) -> None: ...
+
+    async def find_grant(self, id_hash: str) -> Grant | None: ...
+
+    async def claim_grant(self, id_hash: str, holder_hash: str | None, *, now: datetime) -> bool:
+        """In one statement, so that over all processes exactly one caller gets True.
+
+        A claim that led to no ledger entry within a minute (its process died) can be taken over.
+        """
+        ...
+
+    async def release_grant(self, id_hash: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What is about to be signed, written before the authority is asked."""
+
+    grant_hash: str
+    identity: Identity
+    profile_id: str
+    device: Device
+    key_type: KeyType
+    encoding: Encoding
+    validity: timedelta
+    csr_sha256: str
+    request_id: str
+
+
+class LedgerStore(Protocol):
+    """Every method raises StorageProblem when the database cannot do it. Times are aware, UTC."""
+
+    async def add_entry(self, intent: Intent, *, now: datetime) -> int: ...
+
+    async def close_entry(
+        self,
+        entry: int,
+        state: str,
+        *,
+        now: datetime,
+        certificate: x509.Certificate | None = None,
+        note: str | None = None,
+    ) -> None:
+        """Raises DuplicateSerial when another entry has the certificate's serial number."""
+        ...
+
+    async def set_delivered(self, entry: int, delivered: bool) -> None: ...
+
+    async def set_encoding(self, entry: int, encoding: Encoding) -> None: ...
+
+    async def entries_since(self, subject: str, since: datetime) -> list[datetime]:
+        """When this person's certificates were asked for, oldest first; failed tries do not count."""
+        ...
+
+
+class People(Protocol):
+    """Every method raises StorageProblem when the database cannot do it."""
+
+    async def subject_for(self, door: Door, account: str) -> str:
+        """Our stable id (a UUID as text) of this account at this door; made at first sight."""
+        ...
+
+    async def add_account(self, username: str, password_hash: str) -> bool:
+        """False when an account exists already."""
+        ...
+
+    async def accounts(self) -> dict[str, str]:
+        """User name -> Argon2id PHC string of the accounts that CertBob made itself."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Somebody who is signed in. `id_hash`: SHA-256 of the cookie's value, hex."""
+
+    id_hash: str
+    identity: Identity
+    created_at: datetime
+    seen_at: datetime
+
+
+class SessionStore(Protocol):
+    async def add_session(self, session: Session) -> None: ...
+
+    async def find_session(self, id_hash: str) -> Session | None: ...
+
+    async def touch_session(self, id_hash: str, *, now: datetime) -> None: ...
+
+    async def end_session(self, id_hash: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tries:
+    """`count` failures until the window ends; see `certbob.auth.local`."""
+
+    count: int
+    until: datetime
+
+
+class TryStore(Protocol):
+    """Counts failed tries in buckets, over all processes."""
+
+    async def count_try(
+        self, bucket: str, *, now: datetime, limit: int, window: timedelta, ban: timedelta
+    ) -> Tries:
+        """One more, in one statement. The try that reaches `limit` extends the window to `ban`."""
+        ...
+
+    async def tries(self, bucket: str, *, now: datetime) -> Tries | None: ...
+
+    async def forget_tries(self, bucket: str) -> None: ...

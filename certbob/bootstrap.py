@@ -1,0 +1,197 @@
+"""The composition root: Settings become Services. The only file that knows every adapter."""
+
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from certbob.auth.local import Account, LocalAccounts, canonical, hash_password, new_password
+from certbob.bundles import FileNames
+from certbob.ca.builtin import BuiltinCA, open_authority
+from certbob.ca.stepca import StepCA
+from certbob.config import LocalUser, Settings
+from certbob.errors import CannotStart, StorageProblem
+from certbob.grants import Grants
+from certbob.issuance import Issuance
+from certbob.keys import derive_key
+from certbob.ledger import Ledger
+from certbob.ports import CertificateAuthority, Clock, People, Signers
+from certbob.private_files import require_private, write_private
+from certbob.profiles import KeyType, Profiles
+from certbob.services import LocalSignIn, Services
+from certbob.signers import SignerPool
+from certbob.store.queries import SqlGrants, SqlLedger, SqlPeople, SqlSessions, SqlTries
+from certbob.store.sqlite import Database
+
+ADMIN = "admin"
+DRAIN_SECONDS = 20
+
+
+class SystemClock:
+    """Implements `ports.Clock`."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+async def build_services(
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    ca: CertificateAuthority | None = None,
+    signers: Signers | None = None,
+    tell_first_account: Callable[[str, str], None] | None = None,
+) -> Services:
+    """Everything wired as configured; tests may swap a port. Raises CannotStart.
+
+    `tell_first_account(username, password)` is called once in the life of a data folder, when nobody could
+    sign in otherwise; without it no account is made.
+    """
+    clock = clock or SystemClock()
+    data_dir = prepare_data_dir(settings.server.data_dir)
+    pool = SignerPool(os.cpu_count() or 1) if signers is None else None
+    signers = signers or pool
+    assert signers is not None  # noqa: S101 for the type checker
+    secret = settings.server.secret.reveal() if settings.server.secret else server_secret(data_dir)
+    ca = ca or _authority(settings, data_dir, clock=clock, signers=signers)
+    database = await Database.open(data_dir / "certbob.sqlite3")
+    grant_store, people = SqlGrants(database), SqlPeople(database)
+    sessions, tries = SqlSessions(database), SqlTries(database)
+    grants = Grants(
+        grant_store,
+        clock=clock,
+        secret=secret,
+        issuer=settings.server.public_url,
+        lifetime=settings.issue.lifetime,
+    )
+    ledger = Ledger(SqlLedger(database), clock=clock, hourly_limit=settings.limits.certificates_per_hour)
+    profiles = Profiles(settings.profiles)
+    issuance = Issuance(
+        grants=grants,
+        ledger=ledger,
+        ca=ca,
+        signers=signers,
+        profiles=profiles,
+        clock=clock,
+        organization=settings.server.organization,
+        encodings=settings.pkcs12.encoding,
+        file_names=FileNames(settings.pkcs12.filename),
+        include_root=settings.pkcs12.include_root,
+    )
+    local = LocalAccounts(
+        await _accounts(settings, people, tell_first_account), people=people, tries=tries, clock=clock
+    )
+
+    async def storage_health() -> str | None:
+        try:
+            await database.rows("SELECT 1")
+        except StorageProblem as error:
+            return error.detail
+        return None
+
+    async def prune() -> None:
+        now = clock.now()
+        await grant_store.prune_grants(now - timedelta(days=1))
+        await sessions.prune_sessions(now - timedelta(days=1))
+        await tries.prune_tries(now)
+
+    async def close() -> None:
+        await issuance.drain(DRAIN_SECONDS)
+        await ca.close()
+        await database.close()
+        if pool is not None:
+            pool.close()
+
+    return Services(
+        clock=clock,
+        ca=ca,
+        grants=grants,
+        issuance=issuance,
+        ledger=ledger,
+        profiles=profiles,
+        people=people,
+        sessions=sessions,
+        local=LocalSignIn(local.authenticate, local.still_knows),
+        session_key=derive_key(secret, "session"),
+        storage_health=storage_health,
+        prune=prune,
+        close=close,
+    )
+
+
+def prepare_data_dir(path: Path) -> Path:
+    """The data folder, made 0700 if it does not exist. Raises CannotStart."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        require_private(path)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError("it cannot be written")
+    except OSError as error:
+        raise CannotStart(
+            f"The data folder {path} cannot be used: {error.strerror or error}.",
+            "Give it to the user CertBob runs as, or set [server] data_dir to another one.",
+        ) from error
+    return path
+
+
+def server_secret(data_dir: Path) -> str:
+    """The secret that all keys of this service are derived from; made at the first start. Raises CannotStart."""
+    path = data_dir / "secret"
+    if not path.exists():
+        draft = data_dir / f".secret-{secrets.token_hex(8)}"
+        write_private(draft, secrets.token_urlsafe(48).encode())
+        # Linked, so that of two processes that start at once both read the same, whole secret.
+        with suppress(FileExistsError):
+            path.hardlink_to(draft)
+        draft.unlink()
+    require_private(path)
+    secret = path.read_text().strip()
+    if len(secret) < 32:
+        raise CannotStart(
+            f"{path} is damaged.", "Restore it from your last backup, or remove it to make a new one."
+        )
+    return secret
+
+
+def _authority(settings: Settings, data_dir: Path, *, clock: Clock, signers: Signers) -> CertificateAuthority:
+    if settings.ca.backend == "stepca":
+        stepca = settings.stepca
+        return StepCA(
+            url=stepca.url or "",
+            root=stepca.root or "",
+            provisioner=stepca.provisioner or "",
+            password=stepca.provisioner_password,
+            key=stepca.provisioner_key,
+            clock=clock,
+        )
+    authority = open_authority(
+        data_dir / "ca",
+        name=settings.builtin.name,
+        organization=settings.server.organization,
+        key_type=KeyType(settings.builtin.key_type),
+        passphrase=settings.builtin.passphrase,
+        now=clock.now(),
+    )
+    return BuiltinCA(authority, signers=signers, clock=clock)
+
+
+async def _accounts(
+    settings: Settings, people: People, tell_first_account: Callable[[str, str], None] | None
+) -> list[Account]:
+    """The configured accounts; the generated one counts only while there is no other way to sign in."""
+    if settings.local.users:
+        return [_account(user) for user in settings.local.users]
+    known = await people.accounts()
+    if not known and tell_first_account is not None:
+        password = new_password()
+        if await people.add_account(ADMIN, hash_password(password)):
+            tell_first_account(ADMIN, password)
+        known = await people.accounts()
+    return [Account(username, password_hash, username, None, ()) for username, password_hash in known.items()]
+
+
+def _account(user: LocalUser) -> Account:
+    username = canonical(user.username)
+    return Account(username, user.password_hash.reveal(), user.name or username, user.email, user.groups)

@@ -1,0 +1,314 @@
+"""The embedded authority: a root, an intermediate below it, and a folder that holds them.
+
+    ca/root.pem  ca/root.key  ca/intermediate.pem  ca/intermediate.key
+
+Made at the first start. Keys are PKCS #8, 0600, encrypted where a passphrase is configured; CertBob refuses
+to start when anybody else could read them.
+"""
+
+import secrets
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+    load_pem_private_key,
+)
+from cryptography.hazmat.primitives.serialization.pkcs12 import PBES
+from cryptography.x509.oid import NameOID
+
+from certbob import keys, lint
+from certbob.errors import CannotStart, CARefused
+from certbob.ports import Chain, Clock, LeafRules, Signers, SigningRequest, Trust
+from certbob.private_files import require_private, write_private
+from certbob.profiles import KeyType
+from certbob.secret import Secret
+
+ROOT_LIFETIME = timedelta(days=20 * 365)
+INTERMEDIATE_LIFETIME = timedelta(days=10 * 365)
+# What a stolen, passphrase-protected key costs to guess (OWASP's figure for PBKDF2-HMAC-SHA256).
+_KEY_ROUNDS = 600_000
+
+AuthorityKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """The certificates, and the key that signs leaves (DER, PKCS #8)."""
+
+    root: x509.Certificate
+    intermediate: x509.Certificate
+    key: bytes = field(repr=False)
+
+
+class BuiltinCA:
+    """Implements `ports.CertificateAuthority`."""
+
+    rules = LeafRules(exact=True)
+
+    def __init__(self, authority: Authority, *, signers: Signers, clock: Clock) -> None:
+        self._authority = authority
+        self._signers = signers
+        self._clock = clock
+
+    async def sign(self, request: SigningRequest) -> Chain:
+        now = self._clock.now()
+        longest = await self.longest_validity()
+        if request.validity > longest:
+            raise CARefused(f"{request.validity} is longer than the authority itself is valid")
+        leaf = await self._signers.run(
+            sign_leaf,
+            request,
+            now=now,
+            issuer=self._authority.intermediate.public_bytes(Encoding.DER),
+            issuer_key=self._authority.key,
+        )
+        return Chain(x509.load_der_x509_certificate(leaf), (self._authority.intermediate,))
+
+    async def trust(self) -> Trust:
+        return Trust(self._authority.root, (self._authority.intermediate,))
+
+    async def longest_validity(self) -> timedelta:
+        ends = min(self._authority.intermediate.not_valid_after_utc, self._authority.root.not_valid_after_utc)
+        return max(ends - self._clock.now(), timedelta(0))
+
+    async def health(self) -> str | None:
+        if await self.longest_validity() < timedelta(days=1):
+            return "the authority's own certificate ends within a day"
+        return None
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+def sign_leaf(request: SigningRequest, *, now: datetime, issuer: bytes, issuer_key: bytes) -> bytes:
+    """The leaf, DER. Runs in a signer.
+
+    A copy signed by a throwaway key is linted first: what our own key has signed cannot be taken back.
+    """
+    issuer_certificate = x509.load_der_x509_certificate(issuer)
+    builder = _leaf(request, now=now, issuer=issuer_certificate)
+    copy = builder.sign(keys.generate(KeyType.P256), hashes.SHA256())
+    findings = lint.check_request(request)
+    findings += lint.check_leaf(copy, request, BuiltinCA.rules, now=now)
+    if findings:
+        raise CARefused("; ".join(findings))
+    return builder.sign(_authority_key(issuer_key), hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def _leaf(request: SigningRequest, *, now: datetime, issuer: x509.Certificate) -> x509.CertificateBuilder:
+    csr = x509.load_der_x509_csr(request.csr)
+    start = now.replace(microsecond=0) - lint.BACKDATE
+    return (
+        x509.CertificateBuilder()
+        .subject_name(lint.subject_name(request))
+        .issuer_name(issuer.subject)
+        .public_key(csr.public_key())
+        .serial_number(_serial_number())
+        .not_valid_before(start)
+        # RFC 5280 4.1.2.5: the last second still counts.
+        .not_valid_after(start + request.validity - timedelta(seconds=1))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(lint.digital_signature_only(), critical=True)
+        .add_extension(
+            x509.ExtendedKeyUsage([x509.ObjectIdentifier(usage.oid) for usage in request.usages]),
+            critical=False,
+        )
+        .add_extension(lint.subject_alternative_name(request), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(csr.public_key()), critical=False)
+        .add_extension(_authority_key_identifier(issuer), critical=False)
+    )
+
+
+def _serial_number() -> int:
+    """128 random bits, never zero in front: every number has the same length."""
+    return 1 << 127 | secrets.randbits(127)
+
+
+def _authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+
+
+def _authority_key(der: bytes) -> AuthorityKey:
+    key = load_der_private_key(der, password=None)
+    if not isinstance(key, AuthorityKey):
+        raise TypeError("the authority's key is neither an elliptic-curve nor an RSA key")
+    return key
+
+
+def open_authority(
+    folder: Path,
+    *,
+    name: str,
+    organization: str | None,
+    key_type: KeyType,
+    passphrase: Secret | None,
+    now: datetime,
+) -> Authority:
+    """The authority in this folder; made when the folder does not exist. Blocking.
+
+    Raises CannotStart when it cannot be read, or when others could read its keys.
+    """
+    if not folder.exists():
+        _create(
+            folder, name=name, organization=organization, key_type=key_type, passphrase=passphrase, now=now
+        )
+    for path in sorted(folder.glob("*.key")):
+        require_private(path)
+    try:
+        root = x509.load_pem_x509_certificate((folder / "root.pem").read_bytes())
+        intermediate = x509.load_pem_x509_certificate((folder / "intermediate.pem").read_bytes())
+        key = _load_key(folder / "intermediate.key", passphrase)
+        intermediate.verify_directly_issued_by(root)
+    except (OSError, ValueError) as error:
+        raise CannotStart(
+            f"The authority in {folder} cannot be read: {error}.", "Restore the folder from your last backup."
+        ) from error
+    if intermediate.public_key() != key.public_key():
+        raise CannotStart(
+            f"{folder}/intermediate.key does not belong to intermediate.pem.",
+            "Restore the folder from your last backup.",
+        )
+    return Authority(root, intermediate, key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def _load_key(path: Path, passphrase: Secret | None) -> AuthorityKey:
+    pem = path.read_bytes()
+    encrypted = b"BEGIN ENCRYPTED PRIVATE KEY" in pem
+    if encrypted and passphrase is None:
+        raise CannotStart(
+            f"{path} is protected by a passphrase.",
+            "Set [builtin] passphrase, passphrase_file or BUILTIN_PASSPHRASE.",
+        )
+    if passphrase is not None and not encrypted:
+        raise CannotStart(
+            f"{path} is not protected, though [builtin] passphrase is set.",
+            f"Encrypt it: openssl pkcs8 -topk8 -v2 aes-256-cbc -iter {_KEY_ROUNDS} -in {path} -out new.key, "
+            "the same for root.key, and put the new files in the place of the old ones.",
+        )
+    try:
+        key = load_pem_private_key(pem, passphrase.reveal().encode() if passphrase else None)
+    except ValueError as error:
+        if not encrypted:
+            raise
+        raise CannotStart(f"[builtin] passphrase does not open {path}.", "Set the right one.") from error
+    if not isinstance(key, AuthorityKey):
+        raise CannotStart(
+            f"{path} holds a key that cannot sign certificates.", "Restore it from your last backup."
+        )
+    return key
+
+
+def _create(
+    folder: Path,
+    *,
+    name: str,
+    organization: str | None,
+    key_type: KeyType,
+    passphrase: Secret | None,
+    now: datetime,
+) -> None:
+    root_key, key = keys.generate(key_type), keys.generate(key_type)
+    root_name = _authority_name(f"{name} Root CA", organization)
+    root = _authority_certificate(
+        root_name, root_key, root_name, root_key, path_length=1, now=now, lifetime=ROOT_LIFETIME
+    )
+    intermediate = _authority_certificate(
+        _authority_name(f"{name} Issuing CA", organization),
+        key,
+        root_name,
+        root_key,
+        path_length=0,
+        now=now,
+        lifetime=INTERMEDIATE_LIFETIME,
+    )
+    encryption = _encryption(passphrase)
+    files = {
+        "root.pem": root.public_bytes(Encoding.PEM),
+        "root.key": root_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption),
+        "intermediate.pem": intermediate.public_bytes(Encoding.PEM),
+        "intermediate.key": key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption),
+    }
+    # All four appear at once or not at all, also when two processes start at the same moment.
+    draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".ca-"))
+    try:
+        for file_name, content in files.items():
+            write_private(draft / file_name, content)
+        draft.rename(folder)
+    except OSError:
+        shutil.rmtree(draft)
+        if not folder.exists():
+            raise
+
+
+def _encryption(passphrase: Secret | None) -> KeySerializationEncryption:
+    if passphrase is None:
+        return NoEncryption()
+    return (
+        PrivateFormat.PKCS8.encryption_builder()
+        .kdf_rounds(_KEY_ROUNDS)
+        .key_cert_algorithm(PBES.PBESv2SHA256AndAES256CBC)
+        .build(passphrase.reveal().encode())
+    )
+
+
+def _authority_name(common_name: str, organization: str | None) -> x509.Name:
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
+    if organization is not None:
+        attributes.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
+    return x509.Name(attributes)
+
+
+def _authority_certificate(
+    subject: x509.Name,
+    key: AuthorityKey,
+    issuer: x509.Name,
+    issuer_key: AuthorityKey,
+    *,
+    path_length: int,
+    now: datetime,
+    lifetime: timedelta,
+) -> x509.Certificate:
+    start = now.replace(microsecond=0) - lint.BACKDATE
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(start + lifetime - timedelta(seconds=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(_signs_certificates_and_crls(), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+    if subject != issuer:
+        builder = builder.add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
+        )
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _signs_certificates_and_crls() -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=True,
+        crl_sign=True,
+        encipher_only=False,
+        decipher_only=False,
+    )

@@ -1,0 +1,391 @@
+"""Redeem a grant: key, CSR, CA signature, file. The one way to a certificate.
+
+1. the grant is spent              (grants.redeem: once, over all processes)
+2. key and CSR                     (in a signer process)
+3. ledger: intent
+4. the authority signs             (ca.sign)
+5. what came back is checked       (lint)
+6. ledger: issued
+7. the file                        (in a signer process)
+
+A failure that surely left nothing signed gives the grant back; after any other it stays spent. Each
+issuance is a task of its own, so a browser that goes away cannot stop it half-way, and its file stays in
+memory for two minutes for the browser that started it (a double click, a lost download).
+"""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding as Serialization
+
+from certbob import bundles, keys, lint
+from certbob.bundles import FileNames, Format
+from certbob.devices import Encoding, EncodingPolicy
+from certbob.errors import (
+    Busy,
+    CABadAnswer,
+    CAProblem,
+    CAUncertain,
+    DuplicateSerial,
+    GrantUsed,
+    StorageProblem,
+)
+from certbob.grants import Grants
+from certbob.identity import Identity
+from certbob.ledger import Ledger
+from certbob.ports import (
+    CertificateAuthority,
+    Chain,
+    Clock,
+    Grant,
+    Intent,
+    Revoker,
+    Signers,
+    SigningRequest,
+)
+from certbob.profiles import Profile, Profiles
+
+log = logging.getLogger(__name__)
+
+REPEAT_WINDOW = timedelta(minutes=2)
+MAX_REPEATS = 3
+MAX_KEPT = 2000  # about 10 MB of files
+MAX_RUNNING = 200
+SUPERSEDED = 4  # CRL reason code, RFC 5280 5.3.1
+
+
+@dataclass(frozen=True, slots=True)
+class FileOptions:
+    """What the person says about the file at the last moment. `older` None: as the grant says."""
+
+    older: bool | None = None
+    form: Format = Format.PFX
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """The file, ready to be handed out."""
+
+    content: bytes = field(repr=False)
+    media_type: str
+    file_name: str
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What one issuance left in memory: the certificate's file, always PKCS #12, and its ledger entry."""
+
+    pfx: bytes = field(repr=False)
+    encoding: Encoding
+    entry: int
+    not_after: datetime
+
+
+@dataclass(slots=True)
+class Take:
+    """A grant that one browser (`holder`) redeems or has just redeemed."""
+
+    grant: Grant
+    token: str = field(repr=False)
+    holder: str = field(repr=False)
+    task: asyncio.Task[_Made]
+    until: datetime | None = None  # set when the file is there
+    downloads: int = 0
+
+    @property
+    def encoding(self) -> Encoding:
+        return self.task.result().encoding
+
+    @property
+    def not_after(self) -> datetime:
+        return self.task.result().not_after
+
+
+class Issuance:
+    def __init__(
+        self,
+        *,
+        grants: Grants,
+        ledger: Ledger,
+        ca: CertificateAuthority,
+        signers: Signers,
+        profiles: Profiles,
+        clock: Clock,
+        organization: str | None,
+        encodings: EncodingPolicy,
+        file_names: FileNames,
+        include_root: bool,
+    ) -> None:
+        self._grants = grants
+        self._ledger = ledger
+        self._ca = ca
+        self._signers = signers
+        self._profiles = profiles
+        self._clock = clock
+        self._organization = organization
+        self._encodings = encodings
+        self._file_names = file_names
+        self._include_root = include_root
+        self._takes: dict[str, Take] = {}
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def admit(self, identity: Identity, profile_id: str) -> Profile:
+        """The profile this person may have a certificate of now. Raises NotEntitled, TooManyCertificates."""
+        profile = self._profiles.entitled(profile_id, identity)
+        await self._ledger.check_limit(identity)
+        return profile
+
+    async def issue(
+        self,
+        untrusted_token: str,
+        *,
+        holder: str | None = None,
+        options: FileOptions = FileOptions(),
+        request_id: str = "-",
+    ) -> Issued:
+        """Redeem the grant and return the file; within two minutes the same `holder` gets it again.
+
+        Raises the GrantProblems, NotEntitled, TooManyCertificates, Busy, StorageProblem and CAProblems.
+        """
+        grant = await self._grants.inspect(untrusted_token)
+        take = self._take_of(grant, holder)
+        if take is None:
+            self._grants.check_live(grant, holder)
+            if len(self._running) >= MAX_RUNNING:
+                raise Busy
+            task = self._spawn(self._redeem(untrusted_token, holder, options, request_id))
+            if holder is not None and grant.id_hash not in self._takes:
+                take = self._keep(Take(grant, untrusted_token, holder, task))
+        else:
+            task = take.task
+            if take.downloads > MAX_REPEATS:
+                raise GrantUsed(grant.claimed_at or self._clock.now(), by_holder=True)
+        if take is not None:
+            take.downloads += 1
+        return await self._collect(grant, untrusted_token, task, options)
+
+    def repeatable(self, holder: str | None) -> Take | None:
+        """The last grant this browser has redeemed, while its file can be had again."""
+        for take in reversed(self._takes.values()):
+            if take.until is not None and self._take_of(take.grant, holder) is take:
+                return take
+        return None
+
+    async def drain(self, seconds: float) -> None:
+        """Let running issuances end, for so long at most; called at shutdown."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
+
+    def file_name(self, grant: Grant, form: Format = Format.PFX) -> str:
+        return self._file_names.name(
+            user=grant.identity.name, device=grant.device.name, platform=grant.device.platform, form=form
+        )
+
+    def encoding_for(self, grant: Grant, older: bool | None = None) -> Encoding:
+        return self._encodings.encoding(older=grant.device.older if older is None else older)
+
+    def _take_of(self, grant: Grant, holder: str | None) -> Take | None:
+        take = self._takes.get(grant.id_hash)
+        if take is None or holder is None or not hmac.compare_digest(take.holder, holder):
+            return None
+        return take if take.until is None or self._clock.now() < take.until else None
+
+    def _keep(self, take: Take) -> Take:
+        while len(self._takes) >= MAX_KEPT:
+            self._takes.pop(next(iter(self._takes)))
+        self._takes[take.grant.id_hash] = take
+        take.task.add_done_callback(lambda task: self._settle(take, task))
+        return take
+
+    def _settle(self, take: Take, task: asyncio.Task[_Made]) -> None:
+        if task.cancelled() or task.exception() is not None:
+            self._drop(take)
+            return
+        take.until = self._clock.now() + REPEAT_WINDOW
+        asyncio.get_running_loop().call_later(REPEAT_WINDOW.total_seconds(), self._drop, take)
+
+    def _drop(self, take: Take) -> None:
+        if self._takes.get(take.grant.id_hash) is take:
+            del self._takes[take.grant.id_hash]
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        # Whoever waited may be gone: an exception that nobody reads must not be reported as forgotten.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
+
+    async def _collect(
+        self, grant: Grant, untrusted_token: str, task: asyncio.Task[_Made], options: FileOptions
+    ) -> Issued:
+        try:
+            made = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(self._note_uncollected)
+            raise
+        encoding = made.encoding if options.older is None else self.encoding_for(grant, options.older)
+        content = made.pfx
+        if encoding is not made.encoding or options.form is not Format.PFX:
+            content = await self._signers.run(
+                bundles.reencode,
+                made.pfx,
+                passphrase=self._grants.passphrase(untrusted_token),
+                encoding=encoding,
+                form=options.form,
+            )
+        if encoding is not made.encoding:
+            await self._ledger.encoded_as(made.entry, encoding)
+        return Issued(
+            content=content,
+            media_type=options.form.media_type,
+            file_name=self.file_name(grant, options.form),
+            not_after=made.not_after,
+        )
+
+    def _note_uncollected(self, task: asyncio.Task[_Made]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self._spawn(self._ledger.delivered(task.result().entry, False))
+
+    async def _redeem(
+        self, untrusted_token: str, holder: str | None, options: FileOptions, request_id: str
+    ) -> _Made:
+        grant = await self._grants.inspect(untrusted_token)
+        profile = await self.admit(grant.identity, grant.profile_id)
+        grant = await self._grants.redeem(untrusted_token, holder)
+        encoding = self.encoding_for(grant, options.older)
+        key_type = profile.key_type_for(encoding)
+        try:
+            new = await self._signers.run(keys.new_key_and_csr, key_type, grant.identity.name)
+            request = self._signing_request(grant, profile, new, request_id)
+            if findings := lint.check_request(request):
+                raise ValueError("; ".join(findings))
+            entry = await self._ledger.intend(
+                Intent(
+                    grant_hash=grant.id_hash,
+                    identity=grant.identity,
+                    profile_id=profile.id,
+                    device=grant.device,
+                    key_type=key_type,
+                    encoding=encoding,
+                    validity=request.validity,
+                    csr_sha256=hashlib.sha256(new.csr).hexdigest(),
+                    request_id=request_id,
+                )
+            )
+        except Exception:
+            await self._grants.release(grant)
+            raise
+        chain = await self._sign(grant, entry, request)
+        try:
+            return await self._bundle(grant, untrusted_token, entry, chain, new.private_key, encoding)
+        except Exception:
+            await self._ledger.delivered(entry, False)
+            raise
+
+    def _signing_request(
+        self, grant: Grant, profile: Profile, new: keys.NewKey, request_id: str
+    ) -> SigningRequest:
+        return SigningRequest(
+            csr=new.csr,
+            public_key=new.public_key,
+            common_name=grant.identity.name,
+            organization=self._organization,
+            email=grant.identity.email,
+            subject=grant.identity.subject,
+            usages=profile.usages,
+            validity=grant.validity,
+            request_id=request_id,
+        )
+
+    async def _sign(self, grant: Grant, entry: int, request: SigningRequest) -> Chain:
+        """From the authority into the ledger; every way out of here closes the entry."""
+        try:
+            chain = await self._ca.sign(request)
+            await self._accept(entry, chain, request)
+        except CABadAnswer as error:
+            await self._reject(entry, error.detail, error.certificate)
+            raise
+        except CAProblem as error:
+            if error.surely_unsigned:
+                await self._ledger.failed(entry, error.detail)
+                await self._grants.release(grant)
+            else:
+                await self._ledger.uncertain(entry, error.detail)
+            if isinstance(error, CAUncertain) and error.late is not None:
+                self._spawn(self._reject_late(entry, error.late))
+            raise
+        except Exception as error:
+            # Also when the ledger cannot be written: then the entry stays an intent, which says the same.
+            with suppress(StorageProblem):
+                await self._ledger.uncertain(entry, type(error).__name__)
+            raise CAUncertain(repr(error)) from error
+        return chain
+
+    async def _accept(self, entry: int, chain: Chain, request: SigningRequest) -> None:
+        now = self._clock.now()
+        trust = await self._ca.trust()
+        findings = lint.check_leaf(chain.leaf, request, self._ca.rules, now=now)
+        findings += lint.check_chain(chain, trust, now=now)
+        if findings:
+            raise CABadAnswer("; ".join(findings), chain.leaf.public_bytes(Serialization.DER))
+        try:
+            await self._ledger.issued(entry, chain.leaf, lint.notes(chain.leaf))
+        except DuplicateSerial as error:
+            raise CABadAnswer("the serial number was used before") from error
+
+    async def _reject(self, entry: int, reason: str, der: bytes | None) -> None:
+        log.critical("the authority answered wrongly, entry %d: %s", entry, reason)
+        certificate = None
+        if der is not None:
+            try:
+                certificate = x509.load_der_x509_certificate(der)
+            except ValueError:
+                reason += " (and the certificate cannot be read)"
+        await self._ledger.rejected(entry, reason, certificate)
+        if certificate is not None and isinstance(self._ca, Revoker):
+            try:
+                await self._ca.revoke(certificate.serial_number, SUPERSEDED)
+            except CAProblem as error:
+                log.critical("entry %d could not be revoked: %s", entry, error.detail)
+
+    async def _reject_late(self, entry: int, late: asyncio.Future[Chain]) -> None:
+        try:
+            chain = await late
+        except CAProblem as error:
+            log.warning("entry %d stays uncertain: %s", entry, error.detail)
+            return
+        await self._reject(entry, "answered too late", chain.leaf.public_bytes(Serialization.DER))
+
+    async def _bundle(
+        self,
+        grant: Grant,
+        untrusted_token: str,
+        entry: int,
+        chain: Chain,
+        private_key: bytes,
+        encoding: Encoding,
+    ) -> _Made:
+        authorities = list(chain.intermediates)
+        if self._include_root:
+            authorities.append((await self._ca.trust()).root)
+        not_after = chain.leaf.not_valid_after_utc
+        pfx = await self._signers.run(
+            bundles.to_pkcs12,
+            private_key,
+            chain.leaf.public_bytes(Serialization.DER),
+            tuple(certificate.public_bytes(Serialization.DER) for certificate in authorities),
+            name=bundles.friendly_name(grant.identity.name, grant.device.name, self._organization, not_after),
+            passphrase=self._grants.passphrase(untrusted_token),
+            encoding=encoding,
+        )
+        return _Made(pfx, encoding, entry, not_after)

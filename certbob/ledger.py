@@ -1,0 +1,64 @@
+"""Our own record of every signing: the intent before it, the result after it.
+
+States: `intent` -> `issued` | `failed` (surely not signed) | `uncertain` (nobody knows) | `rejected`
+(signed, but not what was asked for, or too late; nobody got it). After any crash an entry that is still an
+`intent` names a certificate that may exist.
+"""
+
+from datetime import datetime, timedelta
+
+from cryptography import x509
+
+from certbob.devices import Encoding
+from certbob.errors import TooManyCertificates
+from certbob.identity import Identity
+from certbob.ports import Clock, Intent, LedgerStore
+
+HOUR = timedelta(hours=1)
+
+
+class Ledger:
+    """Every method raises StorageProblem when the record cannot be written."""
+
+    def __init__(self, store: LedgerStore, *, clock: Clock, hourly_limit: int) -> None:
+        self._store = store
+        self._clock = clock
+        self._hourly_limit = hourly_limit
+
+    async def check_limit(self, identity: Identity) -> None:
+        """Raises TooManyCertificates when this person had as many in the last hour as one may."""
+        recent = await self._store.entries_since(identity.subject, self._clock.now() - HOUR)
+        if len(recent) >= self._hourly_limit:
+            raise TooManyCertificates(self._hourly_limit, until=self._free_again(recent))
+
+    def _free_again(self, recent: list[datetime]) -> datetime:
+        return recent[-self._hourly_limit] + HOUR
+
+    async def intend(self, intent: Intent) -> int:
+        """The entry's number, to close it with."""
+        return await self._store.add_entry(intent, now=self._clock.now())
+
+    async def issued(self, entry: int, certificate: x509.Certificate, note: str | None) -> None:
+        """Raises DuplicateSerial when the authority used the serial number before."""
+        await self._close(entry, "issued", certificate, note)
+
+    async def failed(self, entry: int, reason: str) -> None:
+        await self._close(entry, "failed", None, reason)
+
+    async def uncertain(self, entry: int, reason: str) -> None:
+        await self._close(entry, "uncertain", None, reason)
+
+    async def rejected(self, entry: int, reason: str, certificate: x509.Certificate | None) -> None:
+        await self._close(entry, "rejected", certificate, reason)
+
+    async def _close(
+        self, entry: int, state: str, certificate: x509.Certificate | None, note: str | None
+    ) -> None:
+        now = self._clock.now()
+        await self._store.close_entry(entry, state, now=now, certificate=certificate, note=note)
+
+    async def delivered(self, entry: int, delivered: bool) -> None:
+        await self._store.set_delivered(entry, delivered)
+
+    async def encoded_as(self, entry: int, encoding: Encoding) -> None:
+        await self._store.set_encoding(entry, encoding)

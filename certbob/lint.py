@@ -1,0 +1,219 @@
+"""The exact certificate we accept, checked before signing and on what comes back.
+
+Each function returns its findings in words for the operator; an empty list means all is well.
+"""
+
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509 import verification
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
+
+from certbob.errors import UnfitName
+from certbob.identity import fit_email, fit_name
+from certbob.keys import public_key_bytes
+from certbob.ports import Chain, LeafRules, SigningRequest, Trust
+from certbob.profiles import Usage
+
+BACKDATE = timedelta(minutes=5)  # a client whose clock is a little behind must not refuse a fresh certificate
+MAX_BACKDATE = timedelta(minutes=10)
+_SLACK = timedelta(minutes=2)  # step-ca back-dates by a minute and adds that to the asked length
+
+_RSA_SIZES = (2048, 3072, 4096)
+_EXACT_EXTENSIONS = {
+    ExtensionOID.BASIC_CONSTRAINTS: True,
+    ExtensionOID.KEY_USAGE: True,
+    ExtensionOID.EXTENDED_KEY_USAGE: False,
+    ExtensionOID.SUBJECT_ALTERNATIVE_NAME: False,
+    ExtensionOID.SUBJECT_KEY_IDENTIFIER: False,
+    ExtensionOID.AUTHORITY_KEY_IDENTIFIER: False,
+}
+
+
+def subject_name(request: SigningRequest) -> x509.Name:
+    """CN, and O where an organization is configured, as UTF8String."""
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, request.common_name)]
+    if request.organization is not None:
+        attributes.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, request.organization))
+    return x509.Name(attributes)
+
+
+def subject_alternative_name(request: SigningRequest) -> x509.SubjectAlternativeName:
+    """The verified e-mail address, or without one a URN of the subject; never empty (RFC 5280 4.2.1.6)."""
+    if request.email is not None:
+        return x509.SubjectAlternativeName([x509.RFC822Name(request.email)])
+    return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"urn:uuid:{request.subject}")])
+
+
+def check_request(request: SigningRequest) -> list[str]:
+    """What must hold before anybody is asked to sign."""
+    findings = []
+    csr = x509.load_der_x509_csr(request.csr)
+    key = csr.public_key()
+    if not csr.is_signature_valid:
+        findings.append("the CSR is not signed by its own key")
+    if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
+        findings.append("the key is neither an elliptic-curve nor an RSA key")
+    elif public_key_bytes(key) != request.public_key:
+        findings.append("the CSR holds another key")
+    else:
+        findings += _check_key(key)
+    if [(a.oid, a.value) for a in csr.subject] != [(NameOID.COMMON_NAME, request.common_name)]:
+        findings.append("the CSR's subject is not exactly the common name")
+    try:
+        if fit_name(request.common_name) != request.common_name:
+            findings.append("the common name is not in its normal form")
+        if request.email is not None and fit_email(request.email) != request.email:
+            findings.append("the e-mail address is not in its normal form")
+    except UnfitName as error:
+        findings.append(error.text)
+    if Usage.CLIENT_AUTH not in request.usages:
+        findings.append("clientAuth is not among the usages")
+    if request.validity <= timedelta(0):
+        findings.append("the validity is not positive")
+    return findings
+
+
+def check_leaf(
+    leaf: x509.Certificate, request: SigningRequest, rules: LeafRules, *, now: datetime
+) -> list[str]:
+    """Whether the certificate says what was asked for, and nothing more. Signatures: `check_chain`."""
+    findings = []
+    if leaf.version is not x509.Version.v3:
+        findings.append("version is not 3")
+    if not 0 < leaf.serial_number < 1 << 159:
+        findings.append("serial number is not positive or longer than 20 bytes")
+    if rules.exact and leaf.serial_number.bit_length() < 64:
+        findings.append("serial number has less than 64 bits")
+    if not isinstance(leaf.signature_hash_algorithm, hashes.SHA256 | hashes.SHA384 | hashes.SHA512):
+        findings.append("signature hash is not of the SHA-2 family")
+    findings += _check_subject(leaf, request, rules)
+    findings += _check_times(leaf, request, rules, now)
+    key = leaf.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
+        findings.append("holds another kind of key")
+    elif public_key_bytes(key) != request.public_key:
+        findings.append("holds another public key")
+    try:
+        extensions = leaf.extensions
+    except (ValueError, x509.DuplicateExtension) as error:
+        return [*findings, f"extensions cannot be read: {error}"]
+    return findings + _check_extensions(extensions, request, rules)
+
+
+def check_chain(chain: Chain, trust: Trust, *, now: datetime) -> list[str]:
+    """Whether every link is signed by the next one up to the root, in order and without spare ones."""
+    findings = []
+    links = (chain.leaf, *chain.intermediates, trust.root)
+    for child, parent in pairwise(links):
+        try:
+            child.verify_directly_issued_by(parent)
+        except (ValueError, TypeError, InvalidSignature):
+            findings.append(
+                f"{child.subject.rfc4514_string()} is not signed by the next certificate of the chain"
+            )
+    verifier = (
+        verification.PolicyBuilder().store(verification.Store([trust.root])).time(now).build_client_verifier()
+    )
+    try:
+        verifier.verify(chain.leaf, list(chain.intermediates))
+    except verification.VerificationError as error:
+        findings.append(f"the chain is not valid: {error}")
+    return findings
+
+
+def notes(leaf: x509.Certificate) -> str | None:
+    """What is accepted but worth a line in the ledger: `serverAuth` beside clientAuth."""
+    usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    return "serverAuth" if ExtendedKeyUsageOID.SERVER_AUTH in usages else None
+
+
+def _check_key(key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey) -> list[str]:
+    if isinstance(key, rsa.RSAPublicKey):
+        fits = key.key_size in _RSA_SIZES and key.public_numbers().e == 65537
+        return [] if fits else ["the RSA key is not of 2048, 3072 or 4096 bits with exponent 65537"]
+    fits = isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1)
+    return [] if fits else ["the curve is neither P-256 nor P-384"]
+
+
+def _check_subject(leaf: x509.Certificate, request: SigningRequest, rules: LeafRules) -> list[str]:
+    if rules.exact:
+        same = leaf.subject.public_bytes() == subject_name(request).public_bytes()
+        return [] if same else ["the subject is not exactly the one asked for"]
+    allowed = rules.organizations | ({request.organization} if request.organization else set())
+    found = [(attribute.oid, attribute.value) for attribute in leaf.subject]
+    findings = []
+    if [value for oid, value in found if oid == NameOID.COMMON_NAME] != [request.common_name]:
+        findings.append("the common name is not exactly the one asked for")
+    for oid, value in found:
+        extra = oid not in (NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME, NameOID.ORGANIZATIONAL_UNIT_NAME)
+        if extra or (oid != NameOID.COMMON_NAME and value not in allowed):
+            findings.append(f"the subject has a part nobody asked for ({oid.dotted_string})")
+    return findings
+
+
+def _check_times(
+    leaf: x509.Certificate, request: SigningRequest, rules: LeafRules, now: datetime
+) -> list[str]:
+    findings = []
+    start, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    if not now - MAX_BACKDATE <= start <= now + (timedelta(0) if rules.exact else _SLACK):
+        findings.append("is not valid from about now")
+    # RFC 5280 4.1.2.5: the period includes its last second.
+    length = end - start + timedelta(seconds=1)
+    if rules.exact and length != request.validity:
+        findings.append("is not valid for exactly the asked time")
+    if not timedelta(0) < length <= request.validity + _SLACK:
+        findings.append("is valid for longer than asked")
+    return findings
+
+
+def _check_extensions(extensions: x509.Extensions, request: SigningRequest, rules: LeafRules) -> list[str]:
+    findings = []
+    if rules.exact:
+        critical = {extension.oid: extension.critical for extension in extensions}
+        if critical != _EXACT_EXTENSIONS:
+            findings.append("the extensions or their critical flags are not exactly the expected ones")
+    by_oid = {extension.oid: extension.value for extension in extensions}
+
+    constraints = by_oid.get(ExtensionOID.BASIC_CONSTRAINTS)
+    if isinstance(constraints, x509.BasicConstraints) and constraints.ca:
+        findings.append("is a certificate of an authority")
+
+    usage = by_oid.get(ExtensionOID.KEY_USAGE)
+    if rules.exact:
+        if usage != digital_signature_only():
+            findings.append("key usage is not exactly digitalSignature")
+    elif isinstance(usage, x509.KeyUsage) and (usage.key_cert_sign or usage.crl_sign):
+        findings.append("the key may sign certificates or revocation lists")
+
+    usages = by_oid.get(ExtensionOID.EXTENDED_KEY_USAGE)
+    wanted = {usage.oid for usage in request.usages}
+    found = [oid.dotted_string for oid in usages] if isinstance(usages, x509.ExtendedKeyUsage) else []
+    tolerated = {ExtendedKeyUsageOID.SERVER_AUTH.dotted_string} if rules.server_auth else set()
+    if len(found) != len(set(found)) or set(found) - tolerated != wanted:
+        findings.append(f"the extended key usages are not the asked ones: {' '.join(found) or 'none'}")
+
+    names = by_oid.get(ExtensionOID.SUBJECT_ALTERNATIVE_NAME)
+    if names != subject_alternative_name(request):
+        findings.append("the alternative names are not the asked ones")
+    return findings
+
+
+def digital_signature_only() -> x509.KeyUsage:
+    """All that client authentication needs, RSA included: TLS 1.2 and later, EAP-TLS and IKE only sign."""
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )

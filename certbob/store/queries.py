@@ -1,0 +1,286 @@
+"""Every SQL statement of the program, one class for each port."""
+
+import sqlite3
+import uuid
+from datetime import datetime, timedelta
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding as Serialization
+
+from certbob.devices import Device, Encoding, Platform
+from certbob.errors import DuplicateSerial
+from certbob.identity import Door, Identity
+from certbob.ports import Grant, Intent, Session, Tries
+from certbob.store import from_epoch, from_json, to_epoch, to_json
+from certbob.store.sqlite import Database
+
+CLAIM_LEASE = timedelta(minutes=1)
+_IDENTITY = "subject, door, account, name, email, groups"
+
+
+def _identity_values(identity: Identity) -> tuple[Any, ...]:
+    return (
+        identity.subject,
+        identity.door,
+        identity.account,
+        identity.name,
+        identity.email,
+        to_json(identity.groups),
+    )
+
+
+def _identity(subject: str, door: str, account: str, name: str, email: str | None, groups: str) -> Identity:
+    return Identity(subject, name, email, from_json(groups), Door(door), account)
+
+
+class SqlGrants:
+    """Implements `ports.GrantStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add_grant(self, grant: Grant) -> None:
+        await self._database.rows(
+            f"INSERT INTO grants (id_hash, {_IDENTITY}, profile, validity, platform, device, older,"
+            " created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            grant.id_hash,
+            *_identity_values(grant.identity),
+            grant.profile_id,
+            int(grant.validity.total_seconds()),
+            grant.device.platform,
+            grant.device.name,
+            int(grant.device.older),
+            to_epoch(grant.created_at),
+            to_epoch(grant.expires_at),
+        )
+
+    async def find_grant(self, id_hash: str) -> Grant | None:
+        row = await self._database.row(
+            f"SELECT {_IDENTITY}, profile, validity, platform, device, older, created_at, expires_at,"
+            " claimed_at, holder_hash FROM grants WHERE id_hash = ?",
+            id_hash,
+        )
+        if row is None:
+            return None
+        profile, validity, platform, device, older, created_at, expires_at, claimed_at, holder_hash = row[6:]
+        return Grant(
+            id_hash=id_hash,
+            identity=_identity(*row[:6]),
+            profile_id=profile,
+            validity=timedelta(seconds=validity),
+            device=Device(Platform(platform), device, bool(older)),
+            created_at=from_epoch(created_at),
+            expires_at=from_epoch(expires_at),
+            claimed_at=None if claimed_at is None else from_epoch(claimed_at),
+            holder_hash=holder_hash,
+        )
+
+    async def claim_grant(self, id_hash: str, holder_hash: str | None, *, now: datetime) -> bool:
+        row = await self._database.row(
+            "UPDATE grants SET claimed_at = ?, holder_hash = ? WHERE id_hash = ? AND expires_at > ?"
+            " AND (claimed_at IS NULL OR (claimed_at <= ? AND NOT EXISTS"
+            " (SELECT 1 FROM certificates WHERE grant_hash = grants.id_hash)))"
+            " RETURNING 1",
+            to_epoch(now),
+            holder_hash,
+            id_hash,
+            to_epoch(now),
+            to_epoch(now - CLAIM_LEASE),
+        )
+        return row is not None
+
+    async def release_grant(self, id_hash: str) -> None:
+        await self._database.rows(
+            "UPDATE grants SET claimed_at = NULL, holder_hash = NULL WHERE id_hash = ?", id_hash
+        )
+
+    async def prune_grants(self, before: datetime) -> None:
+        """Forget grants that expired before then; the ledger keeps what came of them."""
+        await self._database.rows("DELETE FROM grants WHERE expires_at < ?", to_epoch(before))
+
+
+class SqlLedger:
+    """Implements `ports.LedgerStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add_entry(self, intent: Intent, *, now: datetime) -> int:
+        identity = intent.identity
+        row = await self._database.one(
+            "INSERT INTO certificates (grant_hash, state, subject, door, account, name, email, profile,"
+            " platform, device, encoding, key_type, validity, csr_sha256, request_id, created_at)"
+            " VALUES (?, 'intent', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+            intent.grant_hash,
+            identity.subject,
+            identity.door,
+            identity.account,
+            identity.name,
+            identity.email,
+            intent.profile_id,
+            intent.device.platform,
+            intent.device.name,
+            intent.encoding,
+            intent.key_type,
+            int(intent.validity.total_seconds()),
+            intent.csr_sha256,
+            intent.request_id,
+            to_epoch(now),
+        )
+        return int(row[0])
+
+    async def close_entry(
+        self,
+        entry: int,
+        state: str,
+        *,
+        now: datetime,
+        certificate: x509.Certificate | None = None,
+        note: str | None = None,
+    ) -> None:
+        facts: tuple[Any, ...] = (None,) * 5
+        if certificate is not None:
+            facts = (
+                f"{certificate.serial_number:x}",
+                to_epoch(certificate.not_valid_before_utc),
+                to_epoch(certificate.not_valid_after_utc),
+                certificate.fingerprint(hashes.SHA256()).hex(),
+                certificate.public_bytes(Serialization.DER),
+            )
+        try:
+            await self._close(entry, state, now, facts, note)
+        except sqlite3.IntegrityError as error:
+            raise DuplicateSerial(f"serial {facts[0]} is in the ledger already") from error
+
+    async def _close(
+        self, entry: int, state: str, now: datetime, facts: tuple[Any, ...], note: str | None
+    ) -> None:
+        await self._database.rows(
+            "UPDATE certificates SET state = ?, closed_at = ?, serial = ?, not_before = ?, not_after = ?,"
+            " fingerprint = ?, certificate = ?, note = ? WHERE id = ?",
+            state,
+            to_epoch(now),
+            *facts,
+            note,
+            entry,
+        )
+
+    async def set_delivered(self, entry: int, delivered: bool) -> None:
+        await self._database.rows("UPDATE certificates SET delivered = ? WHERE id = ?", int(delivered), entry)
+
+    async def set_encoding(self, entry: int, encoding: Encoding) -> None:
+        await self._database.rows("UPDATE certificates SET encoding = ? WHERE id = ?", encoding, entry)
+
+    async def entries_since(self, subject: str, since: datetime) -> list[datetime]:
+        rows = await self._database.rows(
+            "SELECT created_at FROM certificates WHERE subject = ? AND created_at > ? AND state <> 'failed'"
+            " ORDER BY created_at",
+            subject,
+            to_epoch(since),
+        )
+        return [from_epoch(created_at) for (created_at,) in rows]
+
+
+class SqlPeople:
+    """Implements `ports.People`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def subject_for(self, door: Door, account: str) -> str:
+        row = await self._database.one(
+            "INSERT INTO subjects (id, door, account) VALUES (?, ?, ?)"
+            # An update that changes nothing, because only a touched row is returned.
+            " ON CONFLICT (door, account) DO UPDATE SET account = excluded.account RETURNING id",
+            str(uuid.uuid4()),
+            door,
+            account,
+        )
+        return str(row[0])
+
+    async def add_account(self, username: str, password_hash: str) -> bool:
+        row = await self._database.row(
+            "INSERT INTO accounts (username, password_hash) VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING 1",
+            username,
+            password_hash,
+        )
+        return row is not None
+
+    async def accounts(self) -> dict[str, str]:
+        rows = await self._database.rows("SELECT username, password_hash FROM accounts")
+        return dict(rows)
+
+
+class SqlSessions:
+    """Implements `ports.SessionStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add_session(self, session: Session) -> None:
+        await self._database.rows(
+            f"INSERT INTO sessions (id_hash, {_IDENTITY}, created_at, seen_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            session.id_hash,
+            *_identity_values(session.identity),
+            to_epoch(session.created_at),
+            to_epoch(session.seen_at),
+        )
+
+    async def find_session(self, id_hash: str) -> Session | None:
+        row = await self._database.row(
+            f"SELECT {_IDENTITY}, created_at, seen_at FROM sessions WHERE id_hash = ?", id_hash
+        )
+        if row is None:
+            return None
+        return Session(id_hash, _identity(*row[:6]), from_epoch(row[6]), from_epoch(row[7]))
+
+    async def touch_session(self, id_hash: str, *, now: datetime) -> None:
+        await self._database.rows("UPDATE sessions SET seen_at = ? WHERE id_hash = ?", to_epoch(now), id_hash)
+
+    async def end_session(self, id_hash: str) -> None:
+        await self._database.rows("DELETE FROM sessions WHERE id_hash = ?", id_hash)
+
+    async def prune_sessions(self, before: datetime) -> None:
+        await self._database.rows("DELETE FROM sessions WHERE created_at < ?", to_epoch(before))
+
+
+class SqlTries:
+    """Implements `ports.TryStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def count_try(
+        self, bucket: str, *, now: datetime, limit: int, window: timedelta, ban: timedelta
+    ) -> Tries:
+        moment = to_epoch(now)
+        row = await self._database.one(
+            "INSERT INTO tries (bucket, count, until) VALUES (?, 1, ?)"
+            " ON CONFLICT (bucket) DO UPDATE SET"
+            " count = CASE WHEN tries.until <= ? THEN 1 ELSE tries.count + 1 END,"
+            " until = CASE WHEN tries.until <= ? THEN excluded.until"
+            " WHEN tries.count + 1 = ? THEN ? ELSE tries.until END"
+            " RETURNING count, until",
+            bucket,
+            to_epoch(now + window),
+            moment,
+            moment,
+            limit,
+            to_epoch(now + ban),
+        )
+        return Tries(row[0], from_epoch(row[1]))
+
+    async def tries(self, bucket: str, *, now: datetime) -> Tries | None:
+        row = await self._database.row(
+            "SELECT count, until FROM tries WHERE bucket = ? AND until > ?", bucket, to_epoch(now)
+        )
+        return None if row is None else Tries(row[0], from_epoch(row[1]))
+
+    async def forget_tries(self, bucket: str) -> None:
+        await self._database.rows("DELETE FROM tries WHERE bucket = ?", bucket)
+
+    async def prune_tries(self, before: datetime) -> None:
+        await self._database.rows("DELETE FROM tries WHERE until < ?", to_epoch(before))

@@ -1,0 +1,85 @@
+-- Who was ever vouched for by a door. The id is ours and stable; names and addresses may change.
+CREATE TABLE subjects (
+    id text PRIMARY KEY,
+    door text NOT NULL,
+    account text NOT NULL,
+    UNIQUE (door, account)
+);
+
+-- Accounts that CertBob made itself at the first start. Only the password's hash is kept.
+CREATE TABLE accounts (
+    username text PRIMARY KEY,
+    password_hash text NOT NULL
+);
+
+CREATE TABLE sessions (
+    id_hash text PRIMARY KEY,
+    subject text NOT NULL,
+    door text NOT NULL,
+    account text NOT NULL,
+    name text NOT NULL,
+    email text,
+    groups text NOT NULL,
+    created_at bigint NOT NULL,
+    seen_at bigint NOT NULL
+);
+CREATE INDEX sessions_by_age ON sessions (created_at);
+
+-- Failed sign-ins, by user name and by address.
+CREATE TABLE tries (
+    bucket text PRIMARY KEY,
+    count bigint NOT NULL,
+    until bigint NOT NULL
+);
+
+CREATE TABLE grants (
+    id_hash text PRIMARY KEY,
+    subject text NOT NULL,
+    door text NOT NULL,
+    account text NOT NULL,
+    name text NOT NULL,
+    email text,
+    groups text NOT NULL,
+    profile text NOT NULL,
+    validity bigint NOT NULL,
+    platform text NOT NULL,
+    device text NOT NULL,
+    older bigint NOT NULL,
+    created_at bigint NOT NULL,
+    expires_at bigint NOT NULL,
+    claimed_at bigint,
+    holder_hash text
+);
+CREATE INDEX grants_by_expiry ON grants (expires_at);
+
+-- The ledger: one row for every signing that may exist.
+CREATE TABLE certificates (
+    id integer PRIMARY KEY,
+    grant_hash text NOT NULL,
+    state text NOT NULL,
+    subject text NOT NULL,
+    door text NOT NULL,
+    account text NOT NULL,
+    name text NOT NULL,
+    email text,
+    profile text NOT NULL,
+    platform text NOT NULL,
+    device text NOT NULL,
+    encoding text NOT NULL,
+    key_type text NOT NULL,
+    validity bigint NOT NULL,
+    csr_sha256 text NOT NULL,
+    request_id text NOT NULL,
+    created_at bigint NOT NULL,
+    closed_at bigint,
+    serial text UNIQUE,
+    not_before bigint,
+    not_after bigint,
+    fingerprint text,
+    certificate bytea,
+    delivered bigint NOT NULL DEFAULT 1,
+    note text
+);
+CREATE INDEX certificates_by_subject ON certificates (subject, created_at);
+-- One grant, one certificate: whatever the program does, the database refuses a second one.
+CREATE UNIQUE INDEX certificates_by_grant ON certificates (grant_hash) WHERE state <> 'failed';

@@ -1,0 +1,98 @@
+"""SQLite off the event loop: one long-lived connection in a thread of its own."""
+
+import importlib.resources
+import sqlite3
+from pathlib import Path
+from typing import Any, Self
+
+import aiosqlite
+
+from certbob.errors import CannotStart, StorageProblem
+
+Row = tuple[Any, ...]
+
+
+class Database:
+    """One SQL text serves every driver: `?` for parameters, only what SQLite and PostgreSQL share.
+
+    Each call is a transaction of its own; what must happen together is one statement.
+    """
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    async def open(cls, path: Path) -> Self:
+        """Open or make the database, check it and bring its schema up to date.
+
+        Raises CannotStart for a damaged database, one of a newer release, or one that cannot be written.
+        """
+        try:
+            connection = await aiosqlite.connect(path, isolation_level=None)
+        except sqlite3.Error as error:
+            raise _unusable(path, error) from error
+        try:
+            # FULL: a certificate that was handed out must be in the ledger after a power loss, too.
+            for pragma in ("busy_timeout=5000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+                await connection.execute_fetchall(f"PRAGMA {pragma}")
+            if list(await connection.execute_fetchall("PRAGMA quick_check")) != [("ok",)]:
+                raise sqlite3.DatabaseError("quick_check found damage")
+            await _migrate(connection, path)
+        except sqlite3.Error as error:
+            await connection.close()
+            raise _unusable(path, error) from error
+        except CannotStart:
+            await connection.close()
+            raise
+        return cls(connection)
+
+    async def rows(self, sql: str, *parameters: Any) -> list[Row]:
+        """Run one statement. Raises StorageProblem when the database is busy, full or gone."""
+        try:
+            return [tuple(row) for row in await self._connection.execute_fetchall(sql, parameters)]
+        except sqlite3.IntegrityError:
+            raise
+        except (sqlite3.Error, ValueError) as error:  # ValueError: the connection was closed
+            raise StorageProblem(str(error)) from error
+
+    async def row(self, sql: str, *parameters: Any) -> Row | None:
+        rows = await self.rows(sql, *parameters)
+        return rows[0] if rows else None
+
+    async def one(self, sql: str, *parameters: Any) -> Row:
+        """The one row of a statement that always returns one."""
+        (row,) = await self.rows(sql, *parameters)
+        return row
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+
+async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
+    """Apply the numbered scripts that this database has not seen, each in a transaction."""
+    folder = importlib.resources.files("certbob.store") / "sql"
+    scripts = sorted(
+        (entry for entry in folder.iterdir() if entry.name.endswith(".sql")), key=lambda e: e.name
+    )
+    for number, script in enumerate(scripts, start=1):
+        await connection.execute_fetchall("BEGIN IMMEDIATE")
+        ((version,),) = await connection.execute_fetchall("PRAGMA user_version")
+        if version > len(scripts):
+            await connection.execute_fetchall("ROLLBACK")
+            raise CannotStart(
+                f"The database {path} was written by a newer release.", "Install that release again."
+            )
+        if version < number:
+            for statement in script.read_text().split(";\n"):
+                if statement.strip():
+                    await connection.execute_fetchall(statement)
+            await connection.execute_fetchall(f"PRAGMA user_version = {number}")
+        await connection.execute_fetchall("COMMIT")
+
+
+def _unusable(path: Path, error: sqlite3.Error) -> CannotStart:
+    if "readonly" in str(error) or "unable to open" in str(error):
+        return CannotStart(
+            f"The database {path} cannot be written: {error}.", "Give the file to the user CertBob runs as."
+        )
+    return CannotStart(f"The database {path} is damaged: {error}.", "Restore it from your last backup.")
