@@ -137,7 +137,7 @@ def prepare_data_dir(path: Path) -> Path:
 
 
 def server_secret(data_dir: Path) -> str:
-    """The secret that all keys of this service are derived from; made at the first start. Raises CannotStart."""
+    """What all keys of this service are derived from; made at the first start. Raises CannotStart."""
     path = data_dir / "secret"
     if not path.exists():
         draft = data_dir / f".secret-{secrets.token_hex(8)}"

@@ -2,6 +2,7 @@
 
 Problem
 ├── BadRequest              the request itself makes no sense
+├── NoSuchPage, WrongMethod, TooLarge
 ├── InvalidInput            a form with wrong values: one text for each field
 ├── ForeignRequest          a form sent from another site, or from a page too old
 ├── NotSignedIn
@@ -59,6 +60,27 @@ class BadRequest(Problem):
     code = "bad_request"
     title = "This request cannot be read"
     text = "The browser or program sent something that does not fit."
+    mend = "Go back, reload the page and try again."
+
+
+class NoSuchPage(Problem):
+    code = "no_such_page"
+    title = "This page does not exist"
+    text = "The address is wrong, or the page has moved."
+    mend = "Start at the first page."
+
+
+class WrongMethod(Problem):
+    code = "wrong_method"
+    title = "This address does not work like that"
+    text = "It was called in a way it does not offer."
+    mend = "Start at the first page."
+
+
+class TooLarge(Problem):
+    code = "too_large"
+    title = "That was too much at once"
+    text = "The form was larger than anything we ask for."
     mend = "Go back, reload the page and try again."
 
 
@@ -179,6 +201,7 @@ class GrantUsed(GrantProblem):
 
     def __init__(self, claimed_at: datetime, *, by_holder: bool = False) -> None:
         super().__init__()
+        self.claimed_at = claimed_at
         self.by_holder = by_holder
         self.text = f"It gave out its certificate on {day_and_time(claimed_at)}, and works once."
 

@@ -77,7 +77,7 @@ class Issued:
     content: bytes = field(repr=False)
     media_type: str
     file_name: str
-    not_after: datetime
+    leaf: x509.Certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class _Made:
     pfx: bytes = field(repr=False)
     encoding: Encoding
     entry: int
-    not_after: datetime
+    leaf: x509.Certificate
 
 
 @dataclass(slots=True)
@@ -107,7 +107,7 @@ class Take:
 
     @property
     def not_after(self) -> datetime:
-        return self.task.result().not_after
+        return self.task.result().leaf.not_valid_after_utc
 
 
 class Issuance:
@@ -249,7 +249,7 @@ class Issuance:
             content=content,
             media_type=options.form.media_type,
             file_name=self.file_name(grant, options.form),
-            not_after=made.not_after,
+            leaf=made.leaf,
         )
 
     def _note_uncollected(self, task: asyncio.Task[_Made]) -> None:
@@ -378,14 +378,15 @@ class Issuance:
         authorities = list(chain.intermediates)
         if self._include_root:
             authorities.append((await self._ca.trust()).root)
-        not_after = chain.leaf.not_valid_after_utc
         pfx = await self._signers.run(
             bundles.to_pkcs12,
             private_key,
             chain.leaf.public_bytes(Serialization.DER),
             tuple(certificate.public_bytes(Serialization.DER) for certificate in authorities),
-            name=bundles.friendly_name(grant.identity.name, grant.device.name, self._organization, not_after),
+            name=bundles.friendly_name(
+                grant.identity.name, grant.device.name, self._organization, chain.leaf.not_valid_after_utc
+            ),
             passphrase=self._grants.passphrase(untrusted_token),
             encoding=encoding,
         )
-        return _Made(pfx, encoding, entry, not_after)
+        return _Made(pfx, encoding, entry, chain.leaf)

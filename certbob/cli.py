@@ -1,0 +1,332 @@
+"""The commands."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import IO, Any, NoReturn, TypeVar
+
+import click
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding as Serialization
+from hypercorn.asyncio import serve as serve_asgi
+from hypercorn.config import Config
+from quart import Quart
+
+from certbob import __version__, jobs, web
+from certbob.auth.local import hash_password as hash_of
+from certbob.bootstrap import build_services
+from certbob.config import ConfigProblems, Settings, find_config, load, redacted
+from certbob.devices import Device, EncodingPolicy, Platform
+from certbob.errors import Problem
+from certbob.identity import Door, Identity, fit_device_name, fit_email, fit_name
+from certbob.issuance import Issued
+from certbob.logs import set_up_logging
+from certbob.paths import resource_root
+from certbob.private_files import write_private
+from certbob.profiles import Profile
+from certbob.services import Services
+from certbob.web.context import WebSettings
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+USAGE_ERROR = 2
+FAILURE = 1
+
+LoadSettings = Callable[[], Settings]
+
+
+def main() -> None:
+    """Run a command; a problem is told in words, without a traceback."""
+    os.umask(0o077)
+    try:
+        cli.main(prog_name="certbob", standalone_mode=True)
+    except ConfigProblems as problems:
+        _fail(str(problems), USAGE_ERROR)
+    except Problem as problem:
+        _fail(f"{problem.title}. {problem.text} {problem.mend}".replace(".. ", ". "), FAILURE)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    click.echo(f"certbob: {message}", err=True)
+    sys.exit(status)
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="The configuration file; otherwise CERTBOB_CONFIG, ./config.toml, or the defaults.",
+)
+@click.pass_context
+def cli(context: click.Context, config_file: Path | None) -> None:
+    """Personal X.509 certificates, handed out by themselves. Without a command: serve."""
+    context.obj = lambda: load(find_config(config_file, os.environ), os.environ)
+    if context.invoked_subcommand is None:
+        context.invoke(serve)
+
+
+@cli.command()
+@click.pass_obj
+def serve(load_settings: LoadSettings) -> None:
+    """Serve the web pages until SIGTERM or Ctrl-C."""
+    settings = load_settings()
+    set_up_logging(settings.log.level, settings.log.format)
+    asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    config = _hypercorn_config(settings)
+    _require_free(settings.server.listen)
+    services = await build_services(settings, tell_first_account=_tell_first_account)
+    app = _new_app(settings)
+    web.attach(app, services)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    click.echo(f"CertBob {__version__} serves {settings.server.public_url} (Ctrl-C ends it)", err=True)
+    pruning = asyncio.create_task(jobs.run(services))
+    try:
+        await serve_asgi(app, config, shutdown_trigger=stop.wait)
+    finally:
+        pruning.cancel()
+        await services.close()
+
+
+def asgi_app() -> Quart:
+    """For other ASGI servers: configured by CERTBOB_CONFIG and the environment, wired at start-up."""
+    settings = load(find_config(None, os.environ), os.environ)
+    set_up_logging(settings.log.level, settings.log.format)
+    app = _new_app(settings)
+
+    @app.while_serving
+    async def lifespan() -> Any:
+        services = await build_services(settings, tell_first_account=_tell_first_account)
+        web.attach(app, services)
+        pruning = asyncio.create_task(jobs.run(services))
+        yield
+        pruning.cancel()
+        await services.close()
+
+    return app
+
+
+def _new_app(settings: Settings) -> Quart:
+    return web.create_app(
+        WebSettings(
+            public_url=settings.server.public_url,
+            contact=settings.server.contact,
+            organization=settings.server.organization,
+            direct_download=settings.issue.direct_download,
+            ask_older=settings.pkcs12.encoding is EncodingPolicy.ASK,
+        ),
+        root=resource_root(),
+        trusted_proxies=settings.server.trusted_proxies,
+    )
+
+
+def _hypercorn_config(settings: Settings) -> Config:
+    config = Config()
+    config.bind = [settings.server.listen]
+    config.backlog = 2048
+    config.include_server_header = False
+    config.graceful_timeout = 20
+    config.accesslog = None  # theirs writes the Referer, hence tokens; ours is in certbob.web
+    if settings.server.tls_certificate and settings.server.tls_key:
+        config.certfile = str(settings.server.tls_certificate)
+        config.keyfile = str(settings.server.tls_key)
+    return config
+
+
+def _require_free(listen: str) -> None:
+    """Hypercorn reports a taken port with a traceback, after everything else was started."""
+    host, _, port = listen.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            _fail(
+                f"cannot listen on {listen}: {error.strerror}. "
+                "Stop the other program, or set [server] listen to another port.",
+                FAILURE,
+            )
+
+
+def _tell_first_account(username: str, password: str) -> None:
+    click.echo(
+        "\n"
+        "  Nobody could sign in yet, so an account was made. Its password is shown this once:\n"
+        f"    User name: {username}\n"
+        f"    Password: {password}\n",
+        err=True,
+    )
+
+
+def _with_services(settings: Settings, work: Callable[[Services], Coroutine[Any, Any, T]]) -> T:
+    """Run one piece of work with everything wired, and close it again."""
+    set_up_logging("error", settings.log.format)
+
+    async def run() -> T:
+        services = await build_services(settings)
+        try:
+            return await work(services)
+        finally:
+            await services.close()
+
+    return asyncio.run(run())
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--email", help="An address for the certificate; you vouch for it.")
+@click.option("--profile", "profile_id", help="The profile; otherwise the first one.")
+@click.option("--device", default="Terminal", show_default=True, help="What the certificate is for.")
+@click.option("--older", is_flag=True, help="A file for older devices.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="The file to write.")
+@click.option("--json", "as_json", is_flag=True, help="Tell the result as JSON, passphrase included.")
+@click.pass_obj
+def issue(
+    load_settings: LoadSettings,
+    name: str,
+    email: str | None,
+    profile_id: str | None,
+    device: str,
+    older: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Issue a certificate for NAME; the passphrase goes to the terminal."""
+    settings = load_settings()
+    if not (as_json or sys.stdout.isatty() or sys.stderr.isatty()):
+        _fail("there is no terminal to show the passphrase on; add --json.", USAGE_ERROR)
+    profile = _profile(settings, profile_id)
+    person, address = fit_name(name), fit_email(email) if email else None
+    wanted = Device(Platform.OTHER, fit_device_name(device), older)
+
+    async def work(services: Services) -> tuple[Issued, str, Path]:
+        subject = await services.people.subject_for(Door.TERMINAL, person)
+        # Whoever may run this command decides who is a member of what.
+        identity = Identity(subject, person, address, profile.groups, Door.TERMINAL, person)
+        validity = profile.default_validity(await services.ca.longest_validity())
+        token = await services.grants.mint(identity, profile.id, wanted, validity)
+        path = output or Path(services.issuance.file_name(await services.grants.inspect(token)))
+        _require_new_file(path)
+        issued = await services.issuance.issue(token)
+        await asyncio.to_thread(write_private, path, issued.content)
+        return issued, services.grants.passphrase(token), path
+
+    issued, passphrase, path = _with_services(settings, work)
+    end = issued.leaf.not_valid_after_utc
+    if as_json:
+        facts = {
+            "file": str(path),
+            "passphrase": passphrase,
+            "name": person,
+            "email": address,
+            "profile": profile.id,
+            "serial": f"{issued.leaf.serial_number:x}",
+            "not_after": end.isoformat(),
+        }
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    click.echo(f"Wrote {path}, valid until {end:%Y-%m-%d}.", err=True)
+    click.echo(f"Passphrase: {passphrase}", err=not sys.stdout.isatty())
+
+
+def _profile(settings: Settings, wanted: str | None) -> Profile:
+    for profile in settings.profiles:
+        if wanted in (None, profile.id):
+            return profile
+    known = ", ".join(profile.id for profile in settings.profiles)
+    _fail(f"there is no profile {wanted!r}; there are: {known}.", USAGE_ERROR)
+
+
+def _require_new_file(path: Path) -> None:
+    """Before anything is signed: the file can be written and replaces nothing."""
+    if path.exists():
+        _fail(f"{path} exists already; name another file with --output.", FAILURE)
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        _fail(f"the folder {path.parent} cannot be written; name another file with --output.", FAILURE)
+
+
+@cli.command()
+def hash_password() -> None:
+    """Ask for a password and print its hash for [local] users or LOCAL_USERS.
+
+    Without a terminal the password is read from standard input.
+    """
+    if sys.stdin.isatty():
+        password = click.prompt("Password", hide_input=True, confirmation_prompt="Again", err=True)
+    else:
+        password = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+    if not password:
+        _fail("the password is empty.", USAGE_ERROR)
+    click.echo(hash_of(password))
+
+
+@cli.group()
+def ca() -> None:
+    """The certificates that services trust."""
+
+
+@ca.command("show")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_obj
+def ca_show(load_settings: LoadSettings, as_json: bool) -> None:
+    """Name, fingerprint and end of root and intermediates."""
+    trust = _with_services(load_settings(), lambda services: services.ca.trust())
+    facts = [_certificate_facts(certificate) for certificate in (trust.root, *trust.intermediates)]
+    if as_json:
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    for fact in facts:
+        click.echo(f"{fact['subject']}\n  SHA-256      {fact['sha256']}\n  valid until  {fact['not_after']}")
+
+
+def _certificate_facts(certificate: x509.Certificate) -> dict[str, str]:
+    return {
+        "subject": certificate.subject.rfc4514_string(),
+        "sha256": certificate.fingerprint(hashes.SHA256()).hex(),
+        "not_after": certificate.not_valid_after_utc.isoformat(),
+    }
+
+
+@ca.command("export")
+@click.option("--chain", is_flag=True, help="The intermediates, too.")
+@click.option("--der", is_flag=True, help="The root in binary form.")
+@click.option("--output", type=click.File("wb"), default="-", help="A file instead of standard output.")
+@click.pass_obj
+def ca_export(load_settings: LoadSettings, chain: bool, der: bool, output: IO[bytes]) -> None:
+    """The root certificate, as PEM."""
+    if chain and der:
+        _fail("--der holds one certificate only; leave out --chain.", USAGE_ERROR)
+    trust = _with_services(load_settings(), lambda services: services.ca.trust())
+    form = Serialization.DER if der else Serialization.PEM
+    for certificate in (*(trust.intermediates if chain else ()), trust.root):
+        output.write(certificate.public_bytes(form))
+
+
+@cli.command()
+@click.pass_obj
+def config(load_settings: LoadSettings) -> None:
+    """Print the configuration in force, as TOML, without secrets."""
+    click.echo(redacted(load_settings()), nl=False)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def version(as_json: bool) -> None:
+    """Print the version."""
+    click.echo(json.dumps({"version": __version__}) if as_json else f"certbob {__version__}")

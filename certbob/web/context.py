@@ -1,0 +1,63 @@
+"""What handlers reach for: the services and settings of the running application, and facts of the request."""
+
+import secrets
+from dataclasses import dataclass
+
+from quart import current_app, g, request
+
+from certbob.ports import Session
+from certbob.services import Services
+
+
+@dataclass(frozen=True, slots=True)
+class WebSettings:
+    """What the pages need to know of the configuration."""
+
+    public_url: str
+    contact: str | None
+    organization: str | None
+    direct_download: bool
+    ask_older: bool
+
+    @property
+    def https(self) -> bool:
+        return self.public_url.startswith("https://")
+
+
+def services() -> Services:
+    found: Services = current_app.extensions["certbob"]
+    return found
+
+
+def settings() -> WebSettings:
+    found: WebSettings = current_app.extensions["certbob-settings"]
+    return found
+
+
+def session() -> Session | None:
+    found: Session | None = g.get("session")
+    return found
+
+
+def reference() -> str:
+    """Names this request in the log and on an error page, such as `8F3A-22`."""
+    if "reference" not in g:
+        text = secrets.token_hex(3).upper()
+        g.reference = f"{text[:4]}-{text[4:]}"
+    found: str = g.reference
+    return found
+
+
+def is_htmx() -> bool:
+    """Whether a fragment is asked for. After "Back" htmx asks for a whole page."""
+    headers = request.headers
+    return headers.get("HX-Request") == "true" and "HX-History-Restore-Request" not in headers
+
+
+def names_html() -> bool:
+    """Whether the client says that it shows pages; curl and scripts do not."""
+    return "text/html" in request.headers.get("Accept", "").lower()
+
+
+def user_agent() -> str:
+    return request.headers.get("User-Agent", "")

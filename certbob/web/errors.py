@@ -1,0 +1,105 @@
+"""The one table from a fact to its HTTP status, and how it is shown: page, fragment or plain text."""
+
+import logging
+import math
+
+from quart import Quart, Response
+from werkzeug.exceptions import HTTPException
+
+from certbob import errors
+from certbob.errors import Problem
+from certbob.web.context import is_htmx, names_html, reference, services
+from certbob.web.pages import page, plain
+
+log = logging.getLogger(__name__)
+
+STATUS: dict[type[Problem], int] = {
+    errors.BadRequest: 400,
+    errors.GrantMalformed: 400,
+    errors.GrantInvalid: 401,
+    errors.NotSignedIn: 401,
+    errors.ForeignRequest: 403,
+    errors.NotEntitled: 403,
+    errors.UnfitName: 403,
+    errors.NoSuchPage: 404,
+    errors.WrongMethod: 405,
+    errors.GrantUsed: 409,
+    errors.GrantExpired: 410,
+    errors.TooLarge: 413,
+    errors.InvalidInput: 422,
+    errors.SignInRefused: 422,
+    errors.SignInBlocked: 429,
+    errors.TooManyCertificates: 429,
+    errors.CABadAnswer: 502,
+    errors.CARefused: 502,
+    errors.Busy: 503,
+    errors.CAUnavailable: 503,
+    errors.StorageProblem: 503,
+    errors.CAUncertain: 504,
+}
+RETRY_SECONDS = {errors.Busy: 2, errors.CAUnavailable: 10, errors.StorageProblem: 10}
+# htmx puts these in the place of the form; all others go to the alert above it, and the form stays.
+SWAPPED_IN_PLACE = (409, 410, 422, 429)
+
+_HTTP = {404: errors.NoSuchPage, 405: errors.WrongMethod, 413: errors.TooLarge}
+
+
+def status_of(problem: Problem) -> int:
+    return next((STATUS[kind] for kind in type(problem).__mro__ if kind in STATUS), 500)
+
+
+def gives_back(problem: Problem) -> bool:
+    """Whether the grant is still good after this."""
+    return isinstance(problem, errors.Busy | errors.StorageProblem) or (
+        isinstance(problem, errors.CAProblem) and problem.surely_unsigned
+    )
+
+
+async def show(problem: Problem, *, token: str | None = None, passphrase: str | None = None) -> Response:
+    """The problem as the client can read it. `token`: of a grant that can be tried again."""
+    status = status_of(problem)
+    facts = {"problem": problem, "reference": reference()}
+    if is_htmx() and status not in SWAPPED_IN_PLACE:
+        response = await page("_alert.html", status, **facts)
+    elif is_htmx() or names_html():
+        again = {"token": token} if token and gives_back(problem) else None
+        response = await page(
+            "error.html", status, **facts, status=status, again=again, passphrase=passphrase, start="/"
+        )
+    else:
+        response = await plain("error.txt", status, **facts)
+    response.headers.update(retry_after(problem))
+    return response
+
+
+def retry_after(problem: Problem) -> dict[str, str]:
+    """The Retry-After header, in seconds, where waiting helps."""
+    until = getattr(problem, "until", None)
+    if until is not None:
+        seconds = math.ceil((until - services().clock.now()).total_seconds())
+        return {"Retry-After": str(max(seconds, 1))}
+    for kind, wait in RETRY_SECONDS.items():
+        if isinstance(problem, kind):
+            return {"Retry-After": str(wait)}
+    return {}
+
+
+def log_problem(problem: Problem) -> None:
+    level = logging.ERROR if status_of(problem) >= 500 else logging.INFO
+    log.log(level, "%s %s: %s", reference(), problem.code, problem.detail or problem.text)
+
+
+def set_up_errors(app: Quart) -> None:
+    @app.errorhandler(Problem)
+    async def on_problem(problem: Problem) -> Response:
+        log_problem(problem)
+        return await show(problem)
+
+    @app.errorhandler(HTTPException)
+    async def on_http_exception(error: HTTPException) -> Response:
+        return await show(_HTTP.get(error.code or 400, errors.BadRequest)())
+
+    @app.errorhandler(Exception)
+    async def on_exception(error: Exception) -> Response:
+        log.exception("%s unexpected", reference(), exc_info=error)
+        return await show(Problem())

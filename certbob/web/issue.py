@@ -1,0 +1,155 @@
+"""Where a grant becomes a file."""
+
+from quart import Blueprint, Response, request
+
+from certbob.bundles import Format
+from certbob.devices import looks_old
+from certbob.errors import BadRequest, GrantMalformed, GrantUsed, Problem
+from certbob.identity import Door
+from certbob.issuance import REPEAT_WINDOW, FileOptions, Issued, Take
+from certbob.web.context import is_htmx, names_html, reference, services, settings, user_agent
+from certbob.web.errors import log_problem, show
+from certbob.web.forms import read_form
+from certbob.web.pages import page
+from certbob.web.security import grant_holder, holder, remember_holder
+
+blueprint = Blueprint("issue", __name__)
+
+# They fetch links in messages before anybody clicks them, some with `Accept: */*`.
+PREVIEW_AGENTS = (
+    "mattermost-bot",
+    "slackbot",
+    "slack-imgproxy",
+    "twitterbot",
+    "facebookexternalhit",
+    "linkedinbot",
+    "discordbot",
+    "telegrambot",
+    "whatsapp",
+    "skypeuripreview",
+    "microsoftpreview",
+    "googlebot",
+    "bingbot",
+    "bingpreview",
+    "applebot",
+)
+CLICKED = (Door.LOCAL,)  # doors whose link was opened by a click a moment ago
+
+
+@blueprint.get("/issue")
+@grant_holder
+async def show_issue() -> Response:
+    """A page for browsers; the file for programs, the one GET that redeems."""
+    token = request.args.get("token")
+    if token is None:
+        return await _repeat_page()
+    if _is_direct_download():
+        options = _options(request.args.get("older"), request.args.get("format"))
+        return _file(await services().issuance.issue(token, options=options, request_id=reference()))
+    return await take_page(token)
+
+
+@blueprint.post("/issue")
+@grant_holder
+async def redeem() -> Response:
+    form = await read_form()
+    token = form.get("token")
+    if token is None:
+        raise GrantMalformed("no token")
+    options = _options(form.get("older"), form.get("format"))
+    try:
+        issued = await services().issuance.issue(
+            token, holder=holder(), options=options, request_id=reference()
+        )
+    except Problem as problem:
+        log_problem(problem)
+        return await show(problem, token=token, passphrase=_still_shown(problem, token))
+    return _file(issued)
+
+
+async def take_page(token: str) -> Response:
+    """The passphrase, and the form that redeems; changes nothing."""
+    grant = await services().grants.inspect(token)
+    take = services().issuance.repeatable(holder())
+    if take is not None and take.grant.id_hash == grant.id_hash:
+        return await _render_take(take.token, take=take)
+    try:
+        services().grants.check_live(grant, holder())
+    except GrantUsed as problem:
+        return await show(problem, passphrase=_still_shown(problem, token))
+    return await _render_take(token)
+
+
+async def _repeat_page() -> Response:
+    take = services().issuance.repeatable(holder())
+    if take is None:
+        raise GrantMalformed("no token")
+    return await _render_take(take.token, take=take)
+
+
+async def _render_take(token: str, take: Take | None = None) -> Response:
+    grants, issuance = services().grants, services().issuance
+    grant = await grants.inspect(token)
+    surprising_age = looks_old(user_agent()) and not grant.device.older and settings().ask_older
+    autostart = take is None and grant.identity.door in CLICKED and not surprising_age
+    response = await page(
+        "take.html",
+        state="new" if take is None else "repeat",
+        token=token,
+        passphrase=grants.passphrase(token),
+        autostart=autostart,
+        name=grant.identity.name,
+        device=grant.device,
+        older=grant.device.older or surprising_age,
+        profile_label=services().profiles.entitled(grant.profile_id, grant.identity).label,
+        valid_until=grant.created_at + grant.validity if take is None else take.not_after,
+        until=grant.expires_at,
+        repeat_until=None if take is None else take.until,
+        filename=issuance.file_name(grant),
+        encoding=issuance.encoding_for(grant) if take is None else take.encoding,
+        ask_older=settings().ask_older,
+    )
+    remember_holder(response)
+    if is_htmx():
+        # Once it redeems by itself the address needs no token; otherwise a reload must find its way back.
+        response.headers["HX-Push-Url"] = "/issue" if autostart else f"/issue?token={token}"
+    return response
+
+
+def _still_shown(problem: Problem, token: str) -> str | None:
+    """The passphrase, when the file went to this very browser a moment ago, if through another process."""
+    if not isinstance(problem, GrantUsed) or not problem.by_holder:
+        return None
+    if services().clock.now() - problem.claimed_at > REPEAT_WINDOW:
+        return None
+    return services().grants.passphrase(token)
+
+
+def _is_direct_download() -> bool:
+    headers = request.headers
+    purposes = " ".join(headers.get(name, "") for name in ("Sec-Purpose", "Purpose", "X-Moz")).lower()
+    return (
+        settings().direct_download
+        and request.method == "GET"
+        and not names_html()
+        and "prefetch" not in purposes
+        and "preview" not in purposes
+        and not any(agent in user_agent().lower() for agent in PREVIEW_AGENTS)
+    )
+
+
+def _options(older: str | None, form: str | None) -> FileOptions:
+    if older not in (None, "0", "1"):
+        raise BadRequest("older is neither 0 nor 1")
+    try:
+        return FileOptions(None if older is None else older == "1", Format(form or Format.PFX))
+    except ValueError as error:
+        raise BadRequest("an unknown format") from error
+
+
+def _file(issued: Issued) -> Response:
+    return Response(
+        issued.content,
+        content_type=issued.media_type,
+        headers={"Content-Disposition": f"attachment; filename={issued.file_name}"},
+    )

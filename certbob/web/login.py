@@ -1,0 +1,95 @@
+"""Signing in and out."""
+
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+from quart import Blueprint, Response, request
+
+from certbob.errors import NotSignedIn, Problem, SignInBlocked, SignInRefused
+from certbob.web.context import is_htmx, services, session
+from certbob.web.errors import log_problem, retry_after, status_of
+from certbob.web.forms import read_form
+from certbob.web.pages import page
+from certbob.web.security import end_session, public, signed_in, start_session
+
+blueprint = Blueprint("login", __name__)
+
+START = "/new"
+# Where a sign-in may lead, and the fields of a form that survive it. Never an address from outside.
+DESTINATIONS = {"/new": ("platform", "device", "profile", "validity", "older", "delivery")}
+
+
+def destination(wanted: str) -> str:
+    """`wanted` reduced to a page of ours and its known fields, else the start."""
+    url = urlsplit(wanted)
+    fields = DESTINATIONS.get(url.path)
+    if fields is None or url.scheme or url.netloc:
+        return START
+    kept = [(name, value) for name, value in parse_qsl(url.query, max_num_fields=50) if name in fields]
+    return url.path + (f"?{urlencode(kept)}" if kept else "")
+
+
+@blueprint.get("/")
+@public
+async def start() -> Response:
+    return _see_other(START if session() else "/login")
+
+
+@blueprint.get("/login")
+@public
+async def show_login() -> Response:
+    return await _login_page(None, "", request.args.get("next", START))
+
+
+@blueprint.post("/login")
+@public
+async def login() -> Response:
+    form = await read_form()
+    username, wanted = form.get("username", ""), form.get("next", START)
+    try:
+        identity = await services().local.authenticate(
+            username, form.get("password", ""), request.remote_addr or "unknown"
+        )
+    except (SignInRefused, SignInBlocked) as problem:
+        log_problem(problem)
+        return await _login_page(problem, username, wanted)
+    response = _see_other(destination(wanted))
+    await start_session(identity, response)
+    return response
+
+
+@blueprint.post("/logout")
+@signed_in
+async def logout() -> Response:
+    response = _see_other("/login")
+    await end_session(response)
+    return response
+
+
+@blueprint.app_errorhandler(NotSignedIn)
+async def ask_to_sign_in(problem: NotSignedIn) -> Response:
+    """A first visit goes to the sign-in page; a form sent too late says so, and its values survive."""
+    if request.method != "POST":
+        return _leave(f"/login?next={quote(destination(request.full_path))}")
+    wanted = destination(f"{request.path}?{urlencode(await read_form())}")
+    if is_htmx():
+        return Response(status=401, headers={"HX-Redirect": f"/login?next={quote(wanted)}"})
+    return await _login_page(problem, "", wanted)
+
+
+async def _login_page(problem: Problem | None, username: str, wanted: str) -> Response:
+    status = 200 if problem is None else status_of(problem)
+    response = await page("login.html", status, problem=problem, username=username, next=destination(wanted))
+    if problem is not None:
+        response.headers.update(retry_after(problem))
+    return response
+
+
+def _see_other(path: str) -> Response:
+    """To a page that htmx must load as a whole: the header changes with who is signed in."""
+    if is_htmx():
+        return Response(status=204, headers={"HX-Redirect": path})
+    return Response(status=303, headers={"Location": path})
+
+
+def _leave(path: str) -> Response:
+    return Response(status=401, headers={"HX-Redirect": path}) if is_htmx() else _see_other(path)

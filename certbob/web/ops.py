@@ -1,0 +1,26 @@
+"""For monitoring: does the process live, and can it issue?"""
+
+import json
+
+from quart import Blueprint, Response
+
+from certbob.web.context import services
+from certbob.web.security import public
+
+blueprint = Blueprint("ops", __name__)
+
+
+@blueprint.get("/healthz")
+@public
+async def healthz() -> Response:
+    return Response("ok\n", content_type="text/plain; charset=utf-8")
+
+
+@blueprint.get("/readyz")
+@public
+async def readyz() -> Response:
+    """A reason for each thing that is missing; 503 when there is one."""
+    checks = {"storage": await services().storage_health(), "ca": await services().ca.health()}
+    ready = all(reason is None for reason in checks.values())
+    body = {"ready": ready, "checks": {name: reason or "ok" for name, reason in checks.items()}}
+    return Response(json.dumps(body) + "\n", 200 if ready else 503, content_type="application/json")

@@ -1,0 +1,156 @@
+"""Choosing what the certificate is for, and minting the grant."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from quart import Blueprint, Response, request
+
+from certbob import words
+from certbob.devices import Device, Platform, looks_old, platform_of
+from certbob.errors import InvalidInput, NotSignedIn, UnfitName
+from certbob.identity import Identity, fit_device_name
+from certbob.profiles import Profile
+from certbob.web.context import is_htmx, services, session, settings, user_agent
+from certbob.web.forms import read_form
+from certbob.web.issue import take_page
+from certbob.web.pages import page
+from certbob.web.security import signed_in
+
+blueprint = Blueprint("options", __name__)
+
+DELIVERIES = (("download", "Download it here"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """The form of `/new` as text, as it is shown and sent back."""
+
+    platform: str
+    device: str
+    profile: str
+    validity: str
+    older: bool
+    delivery: str
+
+
+@blueprint.get("/new")
+@signed_in
+async def show_options() -> Response:
+    """The form; with a query it keeps what was chosen, and htmx asks for the part that depends on it."""
+    only_options = is_htmx() and request.headers.get("HX-Target") == "options"
+    return await _options_page(
+        _values(request.args.to_dict()), template="_options.html" if only_options else None
+    )
+
+
+@blueprint.post("/new")
+@signed_in
+async def choose() -> Response:
+    values = _values(await read_form())
+    identity = _identity()
+    try:
+        profile_id, device, validity = await _parse(values, identity)
+    except InvalidInput as problem:
+        return await _options_page(values, status=422, errors=problem.fields)
+    await services().issuance.admit(identity, profile_id)
+    token = await services().grants.mint(identity, profile_id, device, validity)
+    if not is_htmx():
+        return Response(status=303, headers={"Location": f"/issue?token={token}"})
+    return await take_page(token)
+
+
+def _identity() -> Identity:
+    current = session()
+    if current is None:
+        raise NotSignedIn
+    return current.identity
+
+
+def _values(sent: dict[str, str]) -> Values:
+    platform = sent.get("platform") or platform_of(user_agent())
+    device = sent.get("device", "")
+    if not device or device in _suggestions().values():
+        device = _suggestions().get(platform, "")
+    return Values(
+        platform=platform,
+        device=device,
+        profile=sent.get("profile", ""),
+        validity=sent.get("validity", ""),
+        older=sent.get("older") == "1" if sent else looks_old(user_agent()),
+        delivery=sent.get("delivery", DELIVERIES[0][0]),
+    )
+
+
+def _suggestions() -> dict[str, str]:
+    """For each platform a name of the device, such as `Ada's Windows PC`."""
+    first_name = _identity().name.split(" ")[0]
+    return {platform: f"{first_name}'s {platform.noun}"[:40] for platform in Platform}
+
+
+async def _parse(values: Values, identity: Identity) -> tuple[str, Device, timedelta]:
+    """Raises InvalidInput with all mistakes at once, NotEntitled for a profile the person may not have."""
+    errors = {}
+    try:
+        device_name = fit_device_name(values.device)
+    except UnfitName as problem:
+        errors["device"] = problem.text
+    if values.platform not in tuple(Platform):
+        errors["platform"] = "Choose where you will use it."
+    if values.delivery not in dict(DELIVERIES):
+        errors["delivery"] = "Choose how you want to get it."
+    profile = services().profiles.entitled(values.profile, identity)
+    longest = await services().ca.longest_validity()
+    offered = {words.format_duration(length): length for length in profile.validities(longest)}
+    if values.validity not in offered:
+        errors["validity"] = (
+            f"Choose how long ‘{profile.label}’ is to last: at most {words.duration(max(offered.values()))}."
+        )
+    if errors:
+        raise InvalidInput(errors)
+    device = Device(Platform(values.platform), device_name, values.older and settings().ask_older)
+    return profile.id, device, offered[values.validity]
+
+
+async def _options_page(
+    values: Values, status: int = 200, errors: dict[str, str] | None = None, template: str | None = None
+) -> Response:
+    profiles = services().profiles.for_identity(_identity())
+    profile = next((p for p in profiles if p.id == values.profile), profiles[0] if profiles else None)
+    longest = await services().ca.longest_validity()
+    validities = _validity_choices(profile, longest) if profile else []
+    shown = {
+        "platform": values.platform,
+        "device": values.device,
+        "profile": profile.id if profile else "",
+        "validity": _preselected(values.validity, profile, longest),
+        "older": values.older,
+        "delivery": values.delivery,
+    }
+    return await page(
+        template or "new.html",
+        status,
+        values=shown,
+        errors=errors or {},
+        platforms=tuple(Platform),
+        profiles=profiles,
+        validities=validities,
+        deliveries=DELIVERIES,
+        ask_older=settings().ask_older,
+        device_is_suggested=values.device in _suggestions().values(),
+    )
+
+
+def _validity_choices(profile: Profile, longest: timedelta | None) -> list[tuple[str, str]]:
+    now = services().clock.now()
+    return [
+        (words.format_duration(length), f"{words.duration(length)} (until {words.day(now + length)})")
+        for length in profile.validities(longest)
+    ]
+
+
+def _preselected(wanted: str, profile: Profile | None, longest: timedelta | None) -> str:
+    if profile is None:
+        return ""
+    offered = [words.format_duration(length) for length in profile.validities(longest)]
+    default = words.format_duration(profile.default_validity(longest))
+    return wanted if wanted in offered else default

@@ -1,0 +1,184 @@
+"""What stands above every route: headers, sessions, who may call it, and from where.
+
+Every handler carries one of the decorators `public`, `signed_in`, `grant_holder`; a test walks the route
+table and fails for a handler without.
+"""
+
+import functools
+import hashlib
+import hmac
+import secrets
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import ParamSpec
+from urllib.parse import urlsplit
+
+from quart import Response, g, request
+
+from certbob.errors import ForeignRequest, NotSignedIn
+from certbob.identity import Identity
+from certbob.ports import Session
+from certbob.web.context import services, session, settings
+from certbob.web.forms import read_form
+from certbob.web.guard import allowed_hosts
+
+P = ParamSpec("P")
+Handler = Callable[P, Awaitable[Response]]
+
+IDLE = timedelta(minutes=15)
+ABSOLUTE = timedelta(hours=8)
+TOUCH_EVERY = timedelta(minutes=1)  # a write for each request would be dear and say little more
+HOLDER_AGE = timedelta(minutes=10)
+
+HEADERS = (
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    ),
+    ("Referrer-Policy", "no-referrer"),
+    ("X-Frame-Options", "DENY"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Permissions-Policy", "geolocation=(), camera=(), microphone=()"),
+    ("X-Robots-Tag", "noindex"),
+)
+HTTPS_HEADERS = (("Strict-Transport-Security", "max-age=31536000; includeSubDomains"),)
+
+
+def headers_for(public_url: str) -> tuple[tuple[str, str], ...]:
+    """The headers of every answer, errors and static files included."""
+    return HEADERS + HTTPS_HEADERS if public_url.startswith("https://") else HEADERS
+
+
+def public(handler: Handler[P]) -> Handler[P]:
+    """Anybody. A form must come from one of our own pages."""
+
+    async def check() -> None:
+        if request.method == "POST" and not _from_here():
+            raise ForeignRequest("sent by another site")
+
+    return _guarded(handler, check)
+
+
+def signed_in(handler: Handler[P]) -> Handler[P]:
+    """Only somebody who is signed in; a form must come from our own page of the same session."""
+
+    async def check() -> None:
+        if request.method == "POST" and not _from_here():
+            raise ForeignRequest("sent by another site")
+        if session() is None:
+            raise NotSignedIn
+        if request.method == "POST":
+            token = (await read_form()).get("form_token", "")
+            if not hmac.compare_digest(token.encode(), form_token().encode()):
+                raise ForeignRequest("no or an old form token")
+
+    return _guarded(handler, check)
+
+
+def grant_holder(handler: Handler[P]) -> Handler[P]:
+    """Whoever holds a grant: it is the proof, so programs may post, but other sites may not."""
+
+    async def check() -> None:
+        if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "none") not in (
+            "same-origin",
+            "none",
+        ):
+            raise ForeignRequest("sent by another site")
+
+    return _guarded(handler, check)
+
+
+def _guarded(handler: Handler[P], check: Callable[[], Awaitable[None]]) -> Handler[P]:
+    @functools.wraps(handler)
+    async def guarded(*args: P.args, **kwargs: P.kwargs) -> Response:
+        await check()
+        return await handler(*args, **kwargs)
+
+    guarded.is_guarded = True  # type: ignore[attr-defined]
+    return guarded
+
+
+def _from_here() -> bool:
+    """By Fetch Metadata; an old browser is judged by its Origin, and none at all is refused."""
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site == "same-origin"
+    origin = urlsplit(request.headers.get("Origin", ""))
+    ours = urlsplit(settings().public_url)
+    return origin.scheme == ours.scheme and origin.netloc.lower() in allowed_hosts(settings().public_url)
+
+
+def cookie_name(purpose: str) -> str:
+    """`__Host-` binds a cookie to this very host; browsers take it over https only."""
+    return f"__Host-{purpose}" if settings().https else purpose
+
+
+def _set_cookie(response: Response, purpose: str, value: str, max_age: timedelta | None) -> None:
+    response.set_cookie(
+        cookie_name(purpose),
+        value,
+        max_age=max_age,
+        secure=settings().https,
+        httponly=True,
+        samesite="Lax",
+    )
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+async def load_session() -> None:
+    """Before each request: who is signed in, if the session is neither idle, over, nor its account gone."""
+    g.session = None
+    cookie = request.cookies.get(cookie_name("certbob"))
+    if not cookie or request.path.startswith("/static/"):
+        return
+    found = await services().sessions.find_session(_hash(cookie))
+    if found is None:
+        return
+    now = services().clock.now()
+    over = now - found.seen_at > IDLE or now - found.created_at > ABSOLUTE
+    if over or not services().local.still_knows(found.identity):
+        await services().sessions.end_session(found.id_hash)
+        return
+    if now - found.seen_at > TOUCH_EVERY:
+        await services().sessions.touch_session(found.id_hash, now=now)
+    g.session = found
+
+
+async def start_session(identity: Identity, response: Response) -> None:
+    """A session of a new id; one that the browser had before ends."""
+    await end_session(response)
+    cookie = secrets.token_urlsafe(32)
+    now = services().clock.now()
+    await services().sessions.add_session(Session(_hash(cookie), identity, created_at=now, seen_at=now))
+    _set_cookie(response, "certbob", cookie, None)
+
+
+async def end_session(response: Response) -> None:
+    current = session()
+    if current is not None:
+        await services().sessions.end_session(current.id_hash)
+    response.delete_cookie(cookie_name("certbob"), secure=settings().https, httponly=True, samesite="Lax")
+    g.session = None
+
+
+def form_token() -> str:
+    """What a form of this session carries; empty when nobody is signed in."""
+    current = session()
+    if current is None:
+        return ""
+    return hmac.new(services().session_key, current.id_hash.encode(), hashlib.sha256).hexdigest()
+
+
+def holder() -> str | None:
+    """The secret of the browser that has seen a take page; it may fetch the file again."""
+    return request.cookies.get(cookie_name("certbob-take"))
+
+
+def remember_holder(response: Response) -> None:
+    _set_cookie(response, "certbob-take", holder() or secrets.token_urlsafe(16), HOLDER_AGE)
