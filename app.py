@@ -7,7 +7,7 @@ from quart import Quart
 
 def create_app() -> Quart:
     """The application as configured; it wires its services when the server starts it."""
-    from certbob.cli import asgi_app
+    from certbob.server import asgi_app
 
     return asgi_app()
 

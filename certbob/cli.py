@@ -2,10 +2,7 @@
 
 import asyncio
 import json
-import logging
 import os
-import signal
-import socket
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -15,28 +12,21 @@ import click
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding as Serialization
-from hypercorn.asyncio import serve as serve_asgi
-from hypercorn.config import Config
-from quart import Quart
 
-from certbob import __version__, jobs, web
+from certbob import __version__, server
 from certbob.auth.local import hash_password as hash_of
 from certbob.bootstrap import build_services
 from certbob.config import ConfigProblems, Settings, find_config, load, redacted
-from certbob.devices import Device, EncodingPolicy, Platform
+from certbob.devices import Device, Platform
 from certbob.errors import Problem
 from certbob.identity import Door, Identity, fit_device_name, fit_email, fit_name
 from certbob.issuance import Issued
 from certbob.logs import set_up_logging
-from certbob.paths import resource_root
 from certbob.private_files import write_private
 from certbob.profiles import Profile
 from certbob.services import Services
-from certbob.web.context import WebSettings
 
 T = TypeVar("T")
-
-log = logging.getLogger(__name__)
 
 USAGE_ERROR = 2
 FAILURE = 1
@@ -81,97 +71,7 @@ def serve(load_settings: LoadSettings) -> None:
     """Serve the web pages until SIGTERM or Ctrl-C."""
     settings = load_settings()
     set_up_logging(settings.log.level, settings.log.format)
-    asyncio.run(_serve(settings))
-
-
-async def _serve(settings: Settings) -> None:
-    config = _hypercorn_config(settings)
-    _require_free(settings.server.listen)
-    services = await build_services(settings, tell_first_account=_tell_first_account)
-    app = _new_app(settings)
-    web.attach(app, services)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    click.echo(f"CertBob {__version__} serves {settings.server.public_url} (Ctrl-C ends it)", err=True)
-    pruning = asyncio.create_task(jobs.run(services))
-    try:
-        await serve_asgi(app, config, shutdown_trigger=stop.wait)
-    finally:
-        pruning.cancel()
-        await services.close()
-
-
-def asgi_app() -> Quart:
-    """For other ASGI servers: configured by CERTBOB_CONFIG and the environment, wired at start-up."""
-    settings = load(find_config(None, os.environ), os.environ)
-    set_up_logging(settings.log.level, settings.log.format)
-    app = _new_app(settings)
-
-    @app.while_serving
-    async def lifespan() -> Any:
-        services = await build_services(settings, tell_first_account=_tell_first_account)
-        web.attach(app, services)
-        pruning = asyncio.create_task(jobs.run(services))
-        yield
-        pruning.cancel()
-        await services.close()
-
-    return app
-
-
-def _new_app(settings: Settings) -> Quart:
-    return web.create_app(
-        WebSettings(
-            public_url=settings.server.public_url,
-            contact=settings.server.contact,
-            organization=settings.server.organization,
-            direct_download=settings.issue.direct_download,
-            ask_older=settings.pkcs12.encoding is EncodingPolicy.ASK,
-        ),
-        root=resource_root(),
-        trusted_proxies=settings.server.trusted_proxies,
-    )
-
-
-def _hypercorn_config(settings: Settings) -> Config:
-    config = Config()
-    config.bind = [settings.server.listen]
-    config.backlog = 2048
-    config.include_server_header = False
-    config.graceful_timeout = 20
-    config.accesslog = None  # theirs writes the Referer, hence tokens; ours is in certbob.web
-    if settings.server.tls_certificate and settings.server.tls_key:
-        config.certfile = str(settings.server.tls_certificate)
-        config.keyfile = str(settings.server.tls_key)
-    return config
-
-
-def _require_free(listen: str) -> None:
-    """Hypercorn reports a taken port with a traceback, after everything else was started."""
-    host, _, port = listen.rpartition(":")
-    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host.strip("[]"), int(port)))
-        except OSError as error:
-            _fail(
-                f"cannot listen on {listen}: {error.strerror}. "
-                "Stop the other program, or set [server] listen to another port.",
-                FAILURE,
-            )
-
-
-def _tell_first_account(username: str, password: str) -> None:
-    click.echo(
-        "\n"
-        "  Nobody could sign in yet, so an account was made. Its password is shown this once:\n"
-        f"    User name: {username}\n"
-        f"    Password: {password}\n",
-        err=True,
-    )
+    asyncio.run(server.serve(settings))
 
 
 def _with_services(settings: Settings, work: Callable[[Services], Coroutine[Any, Any, T]]) -> T:

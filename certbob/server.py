@@ -1,0 +1,150 @@
+"""The serving process: application, services, jobs and signals together."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+import hypercorn.asyncio
+import hypercorn.config
+from quart import Quart
+
+from certbob import __version__, jobs, web
+from certbob.bootstrap import build_services
+from certbob.config import Settings, find_config, load
+from certbob.devices import EncodingPolicy
+from certbob.errors import CannotStart
+from certbob.logs import set_up_logging
+from certbob.paths import resource_root
+from certbob.web.context import WebSettings
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 2048  # with the default of 100 a herd of browsers stalls for a second
+GRACE_SECONDS = 20
+
+
+class ServerConfig(hypercorn.config.Config):
+    """Hypercorn's configuration, whose TLS certificate can be replaced while it serves."""
+
+    _live: ssl.SSLContext | None = None
+
+    def create_ssl_context(self) -> ssl.SSLContext | None:
+        self._live = super().create_ssl_context()
+        return self._live
+
+    def reload_certificate(self) -> None:
+        """Raises OSError or ssl.SSLError for a bad pair, and goes on with the old one."""
+        if self._live is not None and self.certfile is not None:
+            # A mismatched pair leaves a context broken, so a fresh one tries it first.
+            super().create_ssl_context()
+            self._live.load_cert_chain(self.certfile, self.keyfile)
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; a second one ends at once. SIGHUP reloads the TLS certificate."""
+    _require_free(settings.server.listen)
+    config = _server_config(settings)
+    app = _new_app(settings)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_stop() -> None:
+        stop.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+    def on_reload() -> None:
+        try:
+            config.reload_certificate()
+        except OSError as error:
+            log.error("the TLS certificate was not reloaded: %s", error)
+
+    async with _running(app, settings):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_stop)
+        loop.add_signal_handler(signal.SIGHUP, on_reload)
+        sys.stderr.write(f"CertBob {__version__} serves {settings.server.public_url} (Ctrl-C ends it)\n")
+        await hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait)
+
+
+def asgi_app() -> Quart:
+    """For other ASGI servers: configured by CERTBOB_CONFIG and the environment, wired when they start it."""
+    settings = load(find_config(None, os.environ), os.environ)
+    set_up_logging(settings.log.level, settings.log.format)
+    app = _new_app(settings)
+
+    @app.while_serving
+    async def lifespan() -> AsyncGenerator[None, None]:
+        async with _running(app, settings):
+            yield
+
+    return app
+
+
+@asynccontextmanager
+async def _running(app: Quart, settings: Settings) -> AsyncIterator[None]:
+    services = await build_services(settings, tell_first_account=_tell_first_account)
+    web.attach(app, services)
+    background = asyncio.create_task(jobs.run(services))
+    try:
+        yield
+    finally:
+        background.cancel()
+        await services.close()
+
+
+def _new_app(settings: Settings) -> Quart:
+    return web.create_app(
+        WebSettings(
+            public_url=settings.server.public_url,
+            contact=settings.server.contact,
+            organization=settings.server.organization,
+            direct_download=settings.issue.direct_download,
+            ask_older=settings.pkcs12.encoding is EncodingPolicy.ASK,
+        ),
+        root=resource_root(),
+        trusted_proxies=settings.server.trusted_proxies,
+    )
+
+
+def _server_config(settings: Settings) -> ServerConfig:
+    config = ServerConfig()
+    config.bind = [settings.server.listen]
+    config.backlog = BACKLOG
+    config.include_server_header = False
+    config.graceful_timeout = GRACE_SECONDS
+    config.accesslog = None  # theirs writes the Referer, hence tokens; ours is in `certbob.web`
+    if settings.server.tls_certificate and settings.server.tls_key:
+        config.certfile = str(settings.server.tls_certificate)
+        config.keyfile = str(settings.server.tls_key)
+    return config
+
+
+def _require_free(listen: str) -> None:
+    """Hypercorn would report a taken port with a traceback, after everything else was started."""
+    host, _, port = listen.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            raise CannotStart(
+                f"It cannot listen on {listen}: {error.strerror}.",
+                "End the other program, or set [server] listen to another port.",
+            ) from error
+
+
+def _tell_first_account(username: str, password: str) -> None:
+    sys.stderr.write(
+        "\n"
+        "  Nobody could sign in yet, so an account was made. Its password is shown this once:\n"
+        f"    User name: {username}\n"
+        f"    Password: {password}\n\n"
+    )
