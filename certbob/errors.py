@@ -18,7 +18,7 @@ Problem
 │   └── GrantUsed
 ├── Busy                    more work than the machine can do right now
 ├── StorageProblem          the database cannot write
-│   └── DuplicateSerial
+│   └── Duplicate
 ├── CannotStart             told at the terminal
 └── CAProblem
     ├── CAUnavailable       surely nothing was signed
@@ -220,8 +220,8 @@ class StorageProblem(Problem):
     mend = "Try again soon. If it stays like this, tell the people who run this service."
 
 
-class DuplicateSerial(StorageProblem):
-    """The authority used a serial number twice."""
+class Duplicate(StorageProblem):
+    """Something that must be unique is recorded already: a serial number, a grant's certificate."""
 
 
 class CannotStart(Problem):

@@ -34,7 +34,7 @@ from certbob.errors import (
     CABadAnswer,
     CAProblem,
     CAUncertain,
-    DuplicateSerial,
+    Duplicate,
     GrantUsed,
     StorageProblem,
 )
@@ -50,6 +50,7 @@ from certbob.ports import (
     Revoker,
     Signers,
     SigningRequest,
+    Trust,
 )
 from certbob.profiles import Profile, Profiles
 
@@ -159,7 +160,6 @@ class Issuance:
         grant = await self._grants.inspect(untrusted_token)
         take = self._take_of(grant, holder)
         if take is None:
-            self._grants.check_live(grant, holder)
             if len(self._running) >= MAX_RUNNING:
                 raise Busy
             task = self._spawn(self._redeem(untrusted_token, holder, options, request_id))
@@ -195,7 +195,9 @@ class Issuance:
 
     def _take_of(self, grant: Grant, holder: str | None) -> Take | None:
         take = self._takes.get(grant.id_hash)
-        if take is None or holder is None or not hmac.compare_digest(take.holder, holder):
+        if take is None or holder is None:
+            return None
+        if not hmac.compare_digest(take.holder.encode(), holder.encode()):
             return None
         return take if take.until is None or self._clock.now() < take.until else None
 
@@ -253,18 +255,22 @@ class Issuance:
         )
 
     def _note_uncollected(self, task: asyncio.Task[_Made]) -> None:
-        if not task.cancelled() and task.exception() is None:
+        if task.cancelled():
+            return
+        if error := task.exception():
+            log.warning("an issuance failed after its browser had gone: %r", error)
+        else:
             self._spawn(self._ledger.delivered(task.result().entry, False))
 
     async def _redeem(
         self, untrusted_token: str, holder: str | None, options: FileOptions, request_id: str
     ) -> _Made:
-        grant = await self._grants.inspect(untrusted_token)
-        profile = await self.admit(grant.identity, grant.profile_id)
         grant = await self._grants.redeem(untrusted_token, holder)
         encoding = self.encoding_for(grant, options.older)
-        key_type = profile.key_type_for(encoding)
         try:
+            profile = await self.admit(grant.identity, grant.profile_id)
+            key_type = profile.key_type_for(encoding)
+            trust = await self._ca.trust()
             new = await self._signers.run(keys.new_key_and_csr, key_type, grant.identity.name)
             request = self._signing_request(grant, profile, new, request_id)
             if findings := lint.check_request(request):
@@ -285,7 +291,7 @@ class Issuance:
         except Exception:
             await self._grants.release(grant)
             raise
-        chain = await self._sign(grant, entry, request)
+        chain = await self._sign(grant, entry, request, trust)
         try:
             return await self._bundle(grant, untrusted_token, entry, chain, new.private_key, encoding)
         except Exception:
@@ -307,11 +313,11 @@ class Issuance:
             request_id=request_id,
         )
 
-    async def _sign(self, grant: Grant, entry: int, request: SigningRequest) -> Chain:
+    async def _sign(self, grant: Grant, entry: int, request: SigningRequest, trust: Trust) -> Chain:
         """From the authority into the ledger; every way out of here closes the entry."""
         try:
             chain = await self._ca.sign(request)
-            await self._accept(entry, chain, request)
+            await self._accept(entry, chain, request, trust)
         except CABadAnswer as error:
             await self._reject(entry, error.detail, error.certificate)
             raise
@@ -331,16 +337,15 @@ class Issuance:
             raise CAUncertain(repr(error)) from error
         return chain
 
-    async def _accept(self, entry: int, chain: Chain, request: SigningRequest) -> None:
+    async def _accept(self, entry: int, chain: Chain, request: SigningRequest, trust: Trust) -> None:
         now = self._clock.now()
-        trust = await self._ca.trust()
         findings = lint.check_leaf(chain.leaf, request, self._ca.rules, now=now)
         findings += lint.check_chain(chain, trust, now=now)
         if findings:
             raise CABadAnswer("; ".join(findings), chain.leaf.public_bytes(Serialization.DER))
         try:
             await self._ledger.issued(entry, chain.leaf, lint.notes(chain.leaf))
-        except DuplicateSerial as error:
+        except Duplicate as error:
             raise CABadAnswer("the serial number was used before") from error
 
     async def _reject(self, entry: int, reason: str, der: bytes | None) -> None:
@@ -351,7 +356,12 @@ class Issuance:
                 certificate = x509.load_der_x509_certificate(der)
             except ValueError:
                 reason += " (and the certificate cannot be read)"
-        await self._ledger.rejected(entry, reason, certificate)
+        try:
+            await self._ledger.rejected(entry, reason, certificate)
+        except Duplicate:
+            # Not to be revoked either: the number belongs to somebody's good certificate.
+            await self._ledger.rejected(entry, f"{reason}; its serial number was used before", None)
+            return
         if certificate is not None and isinstance(self._ca, Revoker):
             try:
                 await self._ca.revoke(certificate.serial_number, SUPERSEDED)
@@ -361,8 +371,8 @@ class Issuance:
     async def _reject_late(self, entry: int, late: asyncio.Future[Chain]) -> None:
         try:
             chain = await late
-        except CAProblem as error:
-            log.warning("entry %d stays uncertain: %s", entry, error.detail)
+        except Exception as error:  # noqa: BLE001 whatever it is, nobody waits for it
+            log.warning("entry %d stays uncertain: %r", entry, error)
             return
         await self._reject(entry, "answered too late", chain.leaf.public_bytes(Serialization.DER))
 

@@ -39,7 +39,7 @@ class Ledger:
         return await self._store.add_entry(intent, now=self._clock.now())
 
     async def issued(self, entry: int, certificate: x509.Certificate, note: str | None) -> None:
-        """Raises DuplicateSerial when the authority used the serial number before."""
+        """Raises Duplicate when the authority used the serial number before."""
         await self._close(entry, "issued", certificate, note)
 
     async def failed(self, entry: int, reason: str) -> None:

@@ -174,7 +174,7 @@ class LedgerStore(Protocol):
         certificate: x509.Certificate | None = None,
         note: str | None = None,
     ) -> None:
-        """Raises DuplicateSerial when another entry has the certificate's serial number."""
+        """Raises Duplicate when another entry has the certificate's serial number."""
         ...
 
     async def set_delivered(self, entry: int, delivered: bool) -> None: ...

@@ -49,8 +49,8 @@ class ServerConfig(hypercorn.config.Config):
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends at once. SIGHUP reloads the TLS certificate."""
     _require_free(settings.server.listen)
-    config = _server_config(settings)
-    app = _new_app(settings)
+    config = server_config(settings)
+    app = new_app(settings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -77,7 +77,7 @@ def asgi_app() -> Quart:
     """For other ASGI servers: configured by CERTBOB_CONFIG and the environment, wired when they start it."""
     settings = load(find_config(None, os.environ), os.environ)
     set_up_logging(settings.log.level, settings.log.format)
-    app = _new_app(settings)
+    app = new_app(settings)
 
     @app.while_serving
     async def lifespan() -> AsyncGenerator[None, None]:
@@ -99,7 +99,7 @@ async def _running(app: Quart, settings: Settings) -> AsyncIterator[None]:
         await services.close()
 
 
-def _new_app(settings: Settings) -> Quart:
+def new_app(settings: Settings) -> Quart:
     return web.create_app(
         WebSettings(
             public_url=settings.server.public_url,
@@ -113,7 +113,7 @@ def _new_app(settings: Settings) -> Quart:
     )
 
 
-def _server_config(settings: Settings) -> ServerConfig:
+def server_config(settings: Settings) -> ServerConfig:
     config = ServerConfig()
     config.bind = [settings.server.listen]
     config.backlog = BACKLOG

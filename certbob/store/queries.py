@@ -1,6 +1,5 @@
 """Every SQL statement of the program, one class for each port."""
 
-import sqlite3
 import uuid
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,7 +9,6 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding as Serialization
 
 from certbob.devices import Device, Encoding, Platform
-from certbob.errors import DuplicateSerial
 from certbob.identity import Door, Identity
 from certbob.ports import Grant, Intent, Session, Tries
 from certbob.store import from_epoch, from_json, to_epoch, to_json
@@ -149,14 +147,6 @@ class SqlLedger:
                 certificate.fingerprint(hashes.SHA256()).hex(),
                 certificate.public_bytes(Serialization.DER),
             )
-        try:
-            await self._close(entry, state, now, facts, note)
-        except sqlite3.IntegrityError as error:
-            raise DuplicateSerial(f"serial {facts[0]} is in the ledger already") from error
-
-    async def _close(
-        self, entry: int, state: str, now: datetime, facts: tuple[Any, ...], note: str | None
-    ) -> None:
         await self._database.rows(
             "UPDATE certificates SET state = ?, closed_at = ?, serial = ?, not_before = ?, not_after = ?,"
             " fingerprint = ?, certificate = ?, note = ? WHERE id = ?",

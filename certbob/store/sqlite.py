@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import aiosqlite
 
-from certbob.errors import CannotStart, StorageProblem
+from certbob.errors import CannotStart, Duplicate, StorageProblem
 
 Row = tuple[Any, ...]
 
@@ -47,11 +47,11 @@ class Database:
         return cls(connection)
 
     async def rows(self, sql: str, *parameters: Any) -> list[Row]:
-        """Run one statement. Raises StorageProblem when the database is busy, full or gone."""
+        """Run one statement. Raises StorageProblem: the database is busy, full or gone; Duplicate."""
         try:
             return [tuple(row) for row in await self._connection.execute_fetchall(sql, parameters)]
-        except sqlite3.IntegrityError:
-            raise
+        except sqlite3.IntegrityError as error:
+            raise Duplicate(str(error)) from error
         except (sqlite3.Error, ValueError) as error:  # ValueError: the connection was closed
             raise StorageProblem(str(error)) from error
 
