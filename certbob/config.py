@@ -1,26 +1,42 @@
-"""TOML and environment become frozen Settings; all mistakes are reported at once."""
+"""What can be configured: the keys, their defaults and their grammars, as frozen Settings."""
 
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct, field
+import msgspec
+from msgspec import Meta, Struct, field
+from msgspec.structs import fields
 
+from certbob import grammars, toml
 from certbob.devices import EncodingPolicy
+from certbob.grammars import InFolder
 from certbob.profiles import KeyType, Profile, Usage
+from certbob.reader import ConfigProblems as ConfigProblems
+from certbob.reader import Reader
 from certbob.secret import Secret
+
+File = Annotated[Path, InFolder(grammars.path)]
+SomeSecret = Annotated[Secret, grammars.secret]
+Validity = Annotated[timedelta, grammars.validity]
+Groups = tuple[Annotated[str, grammars.group], ...]
 
 
 class Server(Struct, frozen=True, kw_only=True):
-    listen: str = "127.0.0.1:8000"
-    public_url: str = "http://127.0.0.1:8000"
-    data_dir: Path = Path("data")
-    tls_certificate: Path | None = None
-    tls_key: Path | None = None
-    trusted_proxies: tuple[str, ...] = ()
-    secret: Secret | None = None
-    contact: str | None = None
-    organization: str | None = None
+    listen: Annotated[str, grammars.address] = "127.0.0.1:8000"
+    public_url: Annotated[str, grammars.public_url] = "http://127.0.0.1:8000"
+    data_dir: File = Path("data")
+    tls_certificate: File | None = None
+    tls_key: File | None = None
+    trusted_proxies: tuple[Annotated[str, grammars.network], ...] = ()
+    secret: Annotated[Secret, grammars.server_secret] | None = None
+    contact: Annotated[str, grammars.contact] | None = None
+    organization: Annotated[str, grammars.label] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("both tls_certificate and tls_key, or neither")
 
 
 class CA(Struct, frozen=True, kw_only=True):
@@ -28,44 +44,49 @@ class CA(Struct, frozen=True, kw_only=True):
 
 
 class Builtin(Struct, frozen=True, kw_only=True):
-    name: str = "CertBob"
+    name: Annotated[str, grammars.authority_name] = "CertBob"
     key_type: Literal["p256", "p384", "rsa3072", "rsa4096"] = "p256"
-    passphrase: Secret | None = None
+    passphrase: SomeSecret | None = None
 
 
 class StepCA(Struct, frozen=True, kw_only=True):
-    url: str | None = None
-    root: str | None = None
-    provisioner: str | None = None
-    provisioner_password: Secret | None = None
-    provisioner_key: Secret | None = None
+    """`root`: a SHA-256 in lower-case hex, or the path of a PEM file."""
+
+    url: Annotated[str, grammars.authority_url] | None = None
+    root: Annotated[str, InFolder(grammars.trust_anchor)] | None = None
+    provisioner: Annotated[str, grammars.group] | None = None
+    provisioner_password: SomeSecret | None = None
+    provisioner_key: SomeSecret | None = None
 
 
 class LocalUser(Struct, frozen=True, kw_only=True):
-    username: str
-    password_hash: Secret
-    name: str | None = None
-    email: str | None = None
-    groups: tuple[str, ...] = ()
+    username: Annotated[str, grammars.username]
+    password_hash: Annotated[Secret, grammars.password_hash]
+    name: Annotated[str, grammars.person] | None = None
+    email: Annotated[str, grammars.email] | None = None
+    groups: Groups = ()
 
 
 class Local(Struct, frozen=True, kw_only=True):
-    users: tuple[LocalUser, ...] = ()
+    users: Annotated[tuple[LocalUser, ...], grammars.user_pairs] = ()
+
+    def __post_init__(self) -> None:
+        _refuse_twins([user.username for user in self.users], "user name")
 
 
 class Issue(Struct, frozen=True, kw_only=True):
-    lifetime: timedelta = timedelta(minutes=5)
+    lifetime: Annotated[timedelta, grammars.grant_lifetime] = timedelta(minutes=5)
     direct_download: bool = True
 
 
 class PKCS12(Struct, frozen=True, kw_only=True):
     encoding: EncodingPolicy = EncodingPolicy.ASK
-    filename: str = "user_cert.pfx"
+    filename: Annotated[str, grammars.filename] = "user_cert.pfx"
     include_root: bool = False
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    certificates_per_hour: int = 20
+    certificates_per_hour: Annotated[int, Meta(ge=1, le=1000)] = 20
 
 
 class Log(Struct, frozen=True, kw_only=True):
@@ -83,6 +104,39 @@ DEFAULT_PROFILE = Profile(
 )
 
 
+class ProfileTable(Struct, frozen=True, kw_only=True):
+    """One of `[[profiles]]`."""
+
+    id: Annotated[str, grammars.slug]
+    label: Annotated[str, grammars.label]
+    usages: tuple[Annotated[Usage, grammars.usage], ...] = DEFAULT_PROFILE.usages
+    validity: Validity = DEFAULT_PROFILE.validity
+    max_validity: Validity | None = None
+    key_types: tuple[Annotated[KeyType, grammars.key_type], ...] = DEFAULT_PROFILE.key_types
+    groups: Groups = ()
+
+    def __post_init__(self) -> None:
+        if Usage.CLIENT_AUTH not in self.usages:
+            raise ValueError("clientAuth among the usages")
+        if not self.key_types:
+            raise ValueError("at least one of the key_types")
+        if not self.key_types:
+            raise ValueError("at least one of the key_types")
+        if self.max_validity is not None and self.max_validity < self.validity:
+            raise ValueError("a max_validity that is not shorter than validity")
+
+    def profile(self) -> Profile:
+        return Profile(
+            self.id,
+            self.label,
+            self.usages,
+            self.validity,
+            self.max_validity or self.validity,
+            self.key_types,
+            self.groups,
+        )
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     server: Server = field(default_factory=Server)
     ca: CA = field(default_factory=CA)
@@ -94,3 +148,55 @@ class Settings(Struct, frozen=True, kw_only=True):
     limits: Limits = field(default_factory=Limits)
     log: Log = field(default_factory=Log)
     profiles: tuple[Profile, ...] = (DEFAULT_PROFILE,)
+
+
+def find_config(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The file to load: the option, else CERTBOB_CONFIG, else `./config.toml`. None: built-in defaults."""
+    if explicit is not None:
+        return explicit
+    if named := environ.get("CERTBOB_CONFIG"):
+        return Path(named)
+    usual = Path("config.toml")
+    return usual if usual.exists() else None
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """The settings of this file (None: the defaults) and environment. Raises ConfigProblems."""
+    reader = Reader(path, environ)
+    *sections, profiles = fields(Settings)
+    reader.refuse_other_sections([section.name for section in (*sections, profiles)])
+    found: dict[str, Any] = {section.name: reader.section(section.name, section.type) for section in sections}
+    ca: CA | None = found["ca"]
+    if ca and ca.backend == "stepca":
+        _require_stepca(reader)
+    if tables := reader.tables("profiles", ProfileTable):
+        found["profiles"] = tuple(table.profile() for table in tables)
+        try:
+            _refuse_twins([table.id for table in tables], "id")
+        except ValueError as error:
+            reader.report(("[profiles]",), f"expected {error}")
+    reader.finish()
+    return Settings(**found)
+
+
+def redacted(settings: Settings) -> str:
+    """The effective configuration as TOML, every secret as `***`."""
+
+    def shown(value: object) -> str:
+        return "***" if isinstance(value, Secret) else str(value)
+
+    document = msgspec.to_builtins(settings, builtin_types=(timedelta,), enc_hook=shown)
+    return "\n".join(toml.dump(document)).lstrip() + "\n"
+
+
+def _require_stepca(reader: Reader) -> None:
+    for keys in (("url",), ("root",), ("provisioner",), ("provisioner_password", "provisioner_key")):
+        if not any(reader.has(StepCA, key) for key in keys):
+            reader.report(("[stepca]", " or ".join(keys)), 'is missing, but [ca] backend is "stepca"')
+
+
+def _refuse_twins(names: Sequence[str], what: str) -> None:
+    first: dict[str, int] = {}
+    for number, name in enumerate(names, 1):
+        if first.setdefault(name, number) != number:
+            raise ValueError(f"every {what} once, but #{first[name]} and #{number} have the same")

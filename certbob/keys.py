@@ -67,11 +67,16 @@ def new_key_and_csr(key_type: KeyType, common_name: str) -> NewKey:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
     return NewKey(
-        private_key=key.private_bytes(
-            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ),
+        private_key=private_key_bytes(key),
         csr=csr.public_bytes(serialization.Encoding.DER),
         public_key=public_key_bytes(key.public_key()),
+    )
+
+
+def private_key_bytes(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
+    """PKCS #8, DER, not encrypted."""
+    return key.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 

@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509 import verification
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, SignatureAlgorithmOID
 
 from certbob.errors import UnfitName
 from certbob.identity import fit_email, fit_name
@@ -24,6 +24,9 @@ MAX_BACKDATE = timedelta(minutes=10)
 _SLACK = timedelta(minutes=2)  # step-ca back-dates by a minute and adds that to the asked length
 
 _RSA_SIZES = (2048, 3072, 4096)
+_EXACT_SIGNATURES = (SignatureAlgorithmOID.ECDSA_WITH_SHA256, SignatureAlgorithmOID.RSA_WITH_SHA256)
+# `cryptography` reads many parts of a certificate only when they are asked for.
+_UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 _EXACT_EXTENSIONS = {
     ExtensionOID.BASIC_CONSTRAINTS: True,
     ExtensionOID.KEY_USAGE: True,
@@ -82,6 +85,15 @@ def check_leaf(
     leaf: x509.Certificate, request: SigningRequest, rules: LeafRules, *, now: datetime
 ) -> list[str]:
     """Whether the certificate says what was asked for, and nothing more. Signatures: `check_chain`."""
+    try:
+        return _check_leaf(leaf, request, rules, now)
+    except _UNREADABLE as error:
+        return [f"cannot be read: {error}"]
+
+
+def _check_leaf(
+    leaf: x509.Certificate, request: SigningRequest, rules: LeafRules, now: datetime
+) -> list[str]:
     findings = []
     if leaf.version is not x509.Version.v3:
         findings.append("version is not 3")
@@ -91,6 +103,8 @@ def check_leaf(
         findings.append("serial number has less than 64 bits")
     if not isinstance(leaf.signature_hash_algorithm, hashes.SHA256 | hashes.SHA384 | hashes.SHA512):
         findings.append("signature hash is not of the SHA-2 family")
+    if rules.exact and leaf.signature_algorithm_oid not in _EXACT_SIGNATURES:
+        findings.append("is not signed with SHA-256 and ECDSA or RSA")
     findings += _check_subject(leaf, request, rules)
     findings += _check_times(leaf, request, rules, now)
     key = leaf.public_key()
@@ -98,24 +112,21 @@ def check_leaf(
         findings.append("holds another kind of key")
     elif public_key_bytes(key) != request.public_key:
         findings.append("holds another public key")
-    try:
-        extensions = leaf.extensions
-    except (ValueError, x509.DuplicateExtension) as error:
-        return [*findings, f"extensions cannot be read: {error}"]
-    return findings + _check_extensions(extensions, request, rules)
+    return findings + _check_extensions(leaf.extensions, request, rules)
 
 
 def check_chain(chain: Chain, trust: Trust, *, now: datetime) -> list[str]:
     """Whether every link is signed by the next one up to the root, in order and without spare ones."""
     findings = []
-    links = (chain.leaf, *chain.intermediates, trust.root)
-    for child, parent in pairwise(links):
+    if trust.root in chain.intermediates:
+        findings.append("the chain holds the root")
+    for number, (child, parent) in enumerate(pairwise((chain.leaf, *chain.intermediates, trust.root)), 1):
         try:
             child.verify_directly_issued_by(parent)
-        except (ValueError, TypeError, InvalidSignature):
-            findings.append(
-                f"{child.subject.rfc4514_string()} is not signed by the next certificate of the chain"
-            )
+            if not _names_key_of(child, parent):
+                findings.append(f"certificate {number} of the chain names another key as its issuer's")
+        except (*_UNREADABLE, TypeError, InvalidSignature):
+            findings.append(f"certificate {number} of the chain is not signed by the next one")
     verifier = (
         verification.PolicyBuilder().store(verification.Store([trust.root])).time(now).build_client_verifier()
     )
@@ -130,6 +141,16 @@ def notes(leaf: x509.Certificate) -> str | None:
     """What is accepted but worth a line in the ledger: `serverAuth` beside clientAuth."""
     usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     return "serverAuth" if ExtendedKeyUsageOID.SERVER_AUTH in usages else None
+
+
+def _names_key_of(child: x509.Certificate, parent: x509.Certificate) -> bool:
+    """OpenSSL looks for the issuer by these identifiers (RFC 5280 4.2.1.1), `cryptography` does not."""
+    try:
+        named = child.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+        own = parent.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except x509.ExtensionNotFound:
+        return True
+    return named in (None, own)
 
 
 def _check_key(key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey) -> list[str]:

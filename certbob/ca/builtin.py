@@ -180,7 +180,7 @@ def open_authority(
             f"{folder}/intermediate.key does not belong to intermediate.pem.",
             "Restore the folder from your last backup.",
         )
-    return Authority(root, intermediate, key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
+    return Authority(root, intermediate, keys.private_key_bytes(key))
 
 
 def _load_key(path: Path, passphrase: Secret | None) -> AuthorityKey:
