@@ -2,10 +2,10 @@
 
 import multiprocessing
 
-from quart import Quart
+from certbob.web import Application
 
 
-def create_app() -> Quart:
+def create_app() -> Application:
     """The application as configured; it wires its services when the server starts it."""
     from certbob.server import asgi_app
 

@@ -87,6 +87,8 @@ class Grants:
             raise GrantExpired
         if grant is None or grant.identity.subject != claims["sub"]:
             raise GrantInvalid("no such grant")
+        if int(grant.expires_at.timestamp()) != claims["exp"]:
+            raise GrantInvalid("expires at another time than its grant")
         return grant
 
     def check_live(self, grant: Grant, holder: str | None = None) -> None:
@@ -140,8 +142,9 @@ class Grants:
             raise ValueError("unexpected claims")
         if claims["iss"] != self._issuer or claims["aud"] != AUDIENCE:
             raise ValueError("for another service")
-        if not all(isinstance(claims[name], str) and claims[name] for name in ("sub", "jti")):
-            raise ValueError("subject or id is not a text")
+        ids = claims["sub"], claims["jti"]
+        if not all(isinstance(value, str) and value and value.isascii() for value in ids):
+            raise ValueError("subject or id is not an ASCII text")
         if any(type(claims[name]) is not int or claims[name] < 0 for name in ("iat", "nbf", "exp")):
             raise ValueError("a time is not a whole number")
         if max(claims["iat"], claims["nbf"]) > (self._clock.now() + LEEWAY).timestamp():

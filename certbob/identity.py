@@ -15,7 +15,11 @@ MAX_NAME_BYTES = 64  # X.520 ub-common-name, counted in bytes because some reade
 MAX_EMAIL_LENGTH = 254  # RFC 5321 4.5.3.1.3: a path is 256 octets with its angle brackets
 
 _PUNCTUATION = " ._'@-"
-_CJK = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"})
+# Letters and marks that nobody sees (Unicode: Default_Ignorable_Code_Point).
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+_CJK = frozenset({"CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"})
 # Scripts that share look-alike letters must not meet in one name; the ideographic ones cannot be
 # mistaken for Latin (Unicode TS 39, "highly restrictive").
 _ALLOWED_MIXES = (_CJK | {"LATIN"},)
@@ -52,16 +56,23 @@ def _script(letter: str) -> str:
     return unicodedata.name(letter, "UNKNOWN").split(" ")[0]
 
 
+def _is_fit(character: str) -> bool:
+    category = unicodedata.category(character)
+    if category[0] != "L" and category not in ("Mn", "Mc"):
+        return character in _PUNCTUATION or character in "0123456789"
+    # <font>, <wide>, <super> and the like are other letters in disguise; Thai needs a <compat> one.
+    form = unicodedata.decomposition(character).partition(">")[0]
+    return not _INVISIBLE.match(character) and (not form.startswith("<") or form == "<compat")
+
+
 def _fit_text(text: str, what: str) -> str:
     text = unicodedata.normalize("NFC", text)
-    scripts: set[str] = set()
     for character in text:
-        category = unicodedata.category(character)
-        if category[0] == "L":
-            scripts.add(_script(character))
-        elif category not in ("Mn", "Mc") and not (character in _PUNCTUATION or character in "0123456789"):
-            shown = f"‘{character}’" if character.isprintable() else f"U+{ord(character):04X}"
+        if not _is_fit(character):
+            visible = character.isprintable() and not _INVISIBLE.match(character)
+            shown = f"‘{character}’" if visible else f"U+{ord(character):04X}"
             raise UnfitName(f"{what} may hold letters, digits, spaces and . _ ' @ - but not {shown}.")
+    scripts = {_script(character) for character in text if unicodedata.category(character)[0] == "L"}
     if len(scripts) > 1 and not any(scripts <= mix for mix in _ALLOWED_MIXES):
         raise UnfitName(f"{what} mixes letters of different scripts that look alike.")
     if not text or unicodedata.category(text[0])[0] not in "LN":
@@ -100,13 +111,25 @@ def fit_email(text: str) -> str:
 
     Raises UnfitName. A non-ASCII local part is refused: an rfc822Name cannot hold it (RFC 5280 4.2.1.6).
     """
+    if len(text) > MAX_EMAIL_LENGTH:
+        raise UnfitName(f"The e-mail address is longer than {MAX_EMAIL_LENGTH} characters.")
     local, at, domain = text.rpartition("@")
-    try:
-        domain = domain.encode("idna").decode("ascii")
-    except UnicodeError as error:
-        raise UnfitName("The domain of the e-mail address is not valid.") from error
+    domain = _ascii_domain(domain)
     address = f"{local}{at}{domain}"
     match = _EMAIL.fullmatch(address)
     if match is None or len(match["local"]) > 64 or len(address) > MAX_EMAIL_LENGTH:
         raise UnfitName("The e-mail address is not a plain one such as ada@example.org.")
     return address
+
+
+def _ascii_domain(domain: str) -> str:
+    if domain.isascii():
+        return domain
+    try:
+        encoded = domain.encode("idna")
+        # The codec is of IDNA 2003: it makes ss of ß and drops what is invisible, which is another domain.
+        if encoded.decode("idna") != unicodedata.normalize("NFC", domain.lower()):
+            raise UnicodeError("does not survive IDNA 2003")
+    except UnicodeError as error:
+        raise UnfitName("The domain of the e-mail address is not valid.") from error
+    return encoded.decode("ascii")

@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 
 import hypercorn.asyncio
 import hypercorn.config
-from quart import Quart
 
 from certbob import __version__, jobs, web
 from certbob.bootstrap import build_services
@@ -73,7 +72,7 @@ async def serve(settings: Settings) -> None:
         await hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait)
 
 
-def asgi_app() -> Quart:
+def asgi_app() -> web.Application:
     """For other ASGI servers: configured by CERTBOB_CONFIG and the environment, wired when they start it."""
     settings = load(find_config(None, os.environ), os.environ)
     set_up_logging(settings.log.level, settings.log.format)
@@ -88,7 +87,7 @@ def asgi_app() -> Quart:
 
 
 @asynccontextmanager
-async def _running(app: Quart, settings: Settings) -> AsyncIterator[None]:
+async def _running(app: web.Application, settings: Settings) -> AsyncIterator[None]:
     services = await build_services(settings, tell_first_account=_tell_first_account)
     web.attach(app, services)
     background = asyncio.create_task(jobs.run(services))
@@ -99,7 +98,7 @@ async def _running(app: Quart, settings: Settings) -> AsyncIterator[None]:
         await services.close()
 
 
-def new_app(settings: Settings) -> Quart:
+def new_app(settings: Settings) -> web.Application:
     return web.create_app(
         WebSettings(
             public_url=settings.server.public_url,

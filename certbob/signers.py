@@ -8,12 +8,12 @@ import asyncio
 import ctypes
 import functools
 import logging
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import ForkContext, ForkProcess, SpawnContext, SpawnProcess
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -24,13 +24,31 @@ log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
+# When one process dies, the executor terminates the others and waits for them. Signers ignore SIGTERM
+# (see `_settle_in`), so it would wait for ever.
+class _ForkedSigner(ForkProcess):
+    terminate = ForkProcess.kill
+
+
+class _SpawnedSigner(SpawnProcess):
+    terminate = SpawnProcess.kill
+
+
+class _Fork(ForkContext):
+    Process = _ForkedSigner
+
+
+class _Spawn(SpawnContext):
+    Process = _SpawnedSigner
+
+
 class SignerPool:
     """Implements `ports.Signers`. Make it before any thread runs."""
 
     def __init__(self, processes: int) -> None:
         self._processes = processes
         # In a thread-free process fork is safe and cheap; a pool that replaces a broken one must spawn.
-        self._pool = self._new_pool("fork")
+        self._pool = self._new_pool(_Fork())
         self._pool.submit(os.getpid).result()  # forks all of them now
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -41,16 +59,14 @@ class SignerPool:
         except BrokenProcessPool:
             if self._pool is pool:
                 log.critical("a signer process died; starting new ones")
-                self._pool = self._new_pool("spawn")
+                self._pool = self._new_pool(_Spawn())
             raise
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def _new_pool(self, method: str) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            self._processes, mp_context=multiprocessing.get_context(method), initializer=_settle_in
-        )
+    def _new_pool(self, context: _Fork | _Spawn) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(self._processes, mp_context=context, initializer=_settle_in)
 
 
 def _settle_in() -> None:

@@ -1,6 +1,6 @@
 """Prints the licences of everything that the executable contains. Runs in the venv that built it.
 
-    .venv-build/bin/python scripts/licences.py build/libraries.txt > dist/THIRD_PARTY_LICENSES.txt
+.venv-build/bin/python scripts/licences.py build/libraries.txt > dist/THIRD_PARTY_LICENSES.txt
 """
 
 import os
@@ -27,7 +27,7 @@ def _python() -> Iterator[tuple[str, str]]:
 
 def _packages() -> Iterator[tuple[str, str]]:
     """What is locked for run time, and PyInstaller, whose loader is the executable's first part."""
-    locked = re.findall(r"^([\w.-]+)==", (ROOT / "requirements/runtime.txt").read_text(), re.M)
+    locked = re.findall(r"^([\w.-]+)==", (ROOT / "requirements/runtime.txt").read_text(), re.MULTILINE)
     for name in dict.fromkeys([*locked, "pyinstaller"]):  # some are locked once for each Python
         try:
             package = distribution(name)
@@ -40,7 +40,7 @@ def _texts(package: Distribution) -> Iterator[str]:
     files = [
         file
         for file in package.files or ()
-        if ".dist-info" in file.parts[0] and re.match("LICEN[CS]E|COPYING|NOTICE|AUTHORS", file.name, re.I)
+        if file.parts[0].endswith(".dist-info") and re.match("LICEN[CS]E|COPYING|NOTICE|AUTHORS", file.name)
     ]
     if not files:
         sys.exit(f"{package.name} has no licence text")

@@ -435,7 +435,7 @@ class StepCA:
         refused = False
         while True:
             try:
-                result = await send(authority)
+                return await send(authority)
             except _TokenRefused as refusal:
                 if refused:
                     self._breaker.open(refusal)
@@ -450,9 +450,6 @@ class StepCA:
                     self._breaker.open(trouble)
                     raise
                 await asyncio.sleep(pause)
-            else:
-                self._breaker.close()
-                return result
 
     async def _sign_once(
         self, request: SigningRequest, validity: timedelta, deadline: float, authority: _Authority
@@ -476,6 +473,7 @@ class StepCA:
     async def _exchange(self, wire: _Wire, body: Mapping[str, Any], request_id: str) -> Chain:
         answer = await wire.post("/1.0/sign", body, request_id)
         self._expect(201, answer, request_id)
+        self._breaker.close()
         return read_chain(answer.body)
 
     async def _revoke_once(
@@ -498,6 +496,7 @@ class StepCA:
         if answer.status == 501:
             raise CARefused(f"{self._url} cannot revoke: {_message(answer.body)}", status=501)
         self._expect(200, answer, request_id)
+        self._breaker.close()
         try:
             status = _parse(answer.body).get("status")
         except ValueError as error:

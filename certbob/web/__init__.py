@@ -21,6 +21,8 @@ BODY_SECONDS = 10
 
 access_log = logging.getLogger("certbob.access")
 
+Application = Quart  # under this name the process knows it
+
 
 def create_app(settings: WebSettings, *, root: Path, trusted_proxies: Sequence[str] = ()) -> Quart:
     """The application without its services: `attach` them before it serves.

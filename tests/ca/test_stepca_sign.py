@@ -186,8 +186,10 @@ async def test_a_good_answer_cut_at_any_byte_is_uncertain(authority: FakeStepCA,
         "\x1b[2J\x07",
         "\u202eevil",
         "x" * 10**6,
-    ]
-    + ["\ud800", "naïve 李"],
+        "\ud800",
+        "naïve 李",
+    ],
+    ids=range(8),
 )
 async def test_words_of_the_authority_are_escaped_and_cut(
     authority: FakeStepCA, ca: StepCA, text: str

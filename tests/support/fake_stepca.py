@@ -180,7 +180,7 @@ class FakeStepCA:
             case ["root", fingerprint]:
                 if fingerprint.replace("-", "").lower() == self.pki.fingerprint:
                     return json_reply(200, {"ca": pem(self.pki.root)})
-                return refusal(404, "The requested resource could not be found.")
+                return refusal(404, f'root certificate with fingerprint "{fingerprint}" was not found')
             case ["intermediates"]:
                 return json_reply(201, {"crts": [pem(self.pki.intermediate)]})
             case ["provisioners"]:

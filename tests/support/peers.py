@@ -1,13 +1,17 @@
-"""The real programs that tests drive, where they are found, and how to get a missing one.
+"""The real programs that tests drive: where they are found, what a test does without one, how to get it.
 
-`tests/peers/install` installs them all.
+A test says `@pytest.mark.needs("nginx")`. `tests/peers/install` installs them all.
 """
 
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 SYSTEM_FOLDERS = "/usr/sbin:/sbin"  # not on everybody's PATH
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "certbob/bin"
@@ -33,7 +37,9 @@ class Peer:
             return "missing"
         if self.version is None:
             return str(program)
-        told = subprocess.run([program, self.version], capture_output=True, text=True, timeout=30)
+        told = subprocess.run(
+            [program, self.version], capture_output=True, text=True, timeout=30, check=False
+        )
         return (told.stdout or told.stderr).strip().partition("\n")[0]
 
 
@@ -54,7 +60,34 @@ PEERS = {
 
 
 def path_of(name: str) -> Path:
-    """For tests marked `needs(name)`, which are not run without it."""
+    """For a test marked `needs(name)`, which does not run without it."""
     program = PEERS[name].find()
     assert program is not None, PEERS[name].hint
     return program
+
+
+def pytest_report_collectionfinish(items: list[pytest.Item]) -> list[str]:
+    """The versions of what the tests at hand drive."""
+    names = sorted({name for item in items for name in _needed(item)})
+    with ThreadPoolExecutor() as pool:
+        versions = pool.map(lambda name: PEERS[name].describe(), names)
+    return [f"{name}: {version}" for name, version in zip(names, versions, strict=True)]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    missing = [name for name in _needed(item) if PEERS[name].find() is None]
+    if missing:
+        hints = "; ".join(f"{name} is missing: {PEERS[name].hint}" for name in missing)
+        if os.environ.get("CI") == "true":
+            pytest.fail(hints, pytrace=False)
+        pytest.skip(hints)
+
+
+def _needed(item: pytest.Item) -> Iterator[str]:
+    for marker in item.iter_markers("needs"):
+        if unknown := set(marker.args) - set(PEERS):
+            raise pytest.UsageError(
+                f"{item.nodeid} needs {unknown}, which tests/support/peers.py does not know"
+            )
+        yield from marker.args

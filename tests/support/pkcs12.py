@@ -89,6 +89,12 @@ class Bag:
     attributes: dict[str, Node]
 
     @property
+    def protection(self) -> Protection:
+        protection = self.own or self.around
+        assert protection is not None, "in plain text"
+        return protection
+
+    @property
     def friendly_name(self) -> str:
         return self.attributes[FRIENDLY_NAME].only(BMP).decode("utf-16-be")
 

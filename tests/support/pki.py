@@ -164,10 +164,12 @@ def _authority(
     return draft if parent is None else draft.put(_authority_key_identifier(parent))
 
 
-@cache
+# Made once for the whole run: RSA takes its time.
+_new_key = cache(new_key_and_csr)
+
+
 def new_key(key_type: KeyType = KeyType.P256, common_name: str = ADA) -> NewKey:
-    """Made once for the whole run: RSA takes its time."""
-    return new_key_and_csr(key_type, common_name)
+    return _new_key(key_type, common_name)
 
 
 def signing_request(key_type: KeyType = KeyType.P256, **changes: Any) -> SigningRequest:

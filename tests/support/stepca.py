@@ -1,9 +1,7 @@
-"""A real step-ca for the tests: found, given a PKI of its own, started on loopback, frozen, restarted.
+"""A real step-ca for the tests, on loopback, and what it is made of; `step_ca` is one for the whole run.
 
-    binary      CERTBOB_STEP_CA, then PATH, then ${XDG_CACHE_HOME:-~/.cache}/certbob/bin/step-ca
-    `step_ca`   one authority for the whole run, with the provisioners of `PROVISIONERS`
-
-Everything it needs is made with `cryptography`; the step CLI is not used.
+CERTBOB_STEP_CA names another binary than the usual one. Everything the authority needs is made with
+`cryptography`; the step CLI is not used.
 """
 
 import base64
@@ -13,13 +11,14 @@ import json
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -40,11 +39,8 @@ from certbob.keys import new_key_and_csr
 from certbob.ports import Clock, SigningRequest
 from certbob.profiles import KeyType, Usage
 from certbob.secret import Secret
+from tests.support.peers import path_of
 
-INSTALL_HINT = (
-    "CGO_ENABLED=0 go install github.com/smallstep/certificates/cmd/step-ca@v0.30.2 "
-    "and put it on PATH or name it in CERTBOB_STEP_CA"
-)
 PASSWORD = "correct horse battery ünder stäple"
 SHIPPED = "certbob"  # the provisioner and leaf template of docs/step-ca.md
 STOCK = "stock"  # step-ca's defaults, made by an older release: 100 000 rounds
@@ -179,15 +175,15 @@ def signing_request(
 
 
 class StepCAServer:
-    """A step-ca process on loopback, all its files in one directory."""
+    """A step-ca process, all its files in one directory; `authority` adds to that part of its ca.json."""
 
-    def __init__(self, directory: Path, binary: Path, *, authority: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, directory: Path, **authority: Any) -> None:
         self.directory = directory
         self.pki = make_pki("Real")
         port, crl_port = _free_ports(2)
         self.url = f"https://127.0.0.1:{port}"
         self.crl_url = f"http://127.0.0.1:{crl_port}/crl"
-        self._binary = binary
+        self._binary = os.environ.get("CERTBOB_STEP_CA") or path_of("step-ca")
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
         files = {
@@ -207,7 +203,7 @@ class StepCAServer:
             "logger": {"format": "json"},
             "db": {"type": "bbolt", "dataSource": str(directory / "step.db")},
             "crl": {"enabled": True, "generateOnRevoke": True, "idpURL": self.crl_url},
-            "authority": {"provisioners": self._provisioners(), **(authority or {})},
+            "authority": {"provisioners": self._provisioners(), **authority},
         }
 
     @property
@@ -222,6 +218,11 @@ class StepCAServer:
         """CertBob's adapter, set up for this authority. The caller closes it."""
         defaults = {"url": self.url, "root": self.fingerprint, "password": Secret(PASSWORD)}
         return StepCA(provisioner=provisioner, clock=clock, **{**defaults, **settings})
+
+    def provisioner(self, name: str) -> dict[str, Any]:
+        """Its entry; what a test changes there counts from the next start on."""
+        entries: list[dict[str, Any]] = self.configuration["authority"]["provisioners"]
+        return next(entry for entry in entries if entry["name"] == name)
 
     def start(self) -> None:
         configuration = self.directory / "ca.json"
@@ -258,6 +259,17 @@ class StepCAServer:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
+    def crl(self) -> x509.CertificateRevocationList:
+        with urllib.request.urlopen(self.crl_url, timeout=5) as answer:
+            return x509.load_der_x509_crl(answer.read())
+
+    def revocation(self, serial: int) -> x509.ReasonFlags | None:
+        """The reason in the revocation list; None when the certificate is not listed."""
+        entry = self.crl().get_revoked_certificate_by_serial_number(serial)
+        return (
+            None if entry is None else entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
+        )
+
     @property
     def log_file(self) -> Path:
         return self.directory / "step-ca.log"
@@ -293,14 +305,20 @@ class StepCAServer:
         raise RuntimeError(f"step-ca does not start: {self.log_file.read_text()[-4000:]}")
 
 
+@contextmanager
+def running_step_ca(directory: Path, **authority: Any) -> Iterator[StepCAServer]:
+    server = StepCAServer(directory, **authority)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
 @pytest.fixture(scope="session")
 def step_ca(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StepCAServer]:
-    binary = find_step_ca()
-    assert binary is not None, INSTALL_HINT
-    server = StepCAServer(tmp_path_factory.mktemp("step-ca"), binary)
-    server.start()
-    yield server
-    server.stop()
+    with running_step_ca(tmp_path_factory.mktemp("step-ca")) as server:
+        yield server
 
 
 def _ca_certificate(
