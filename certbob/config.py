@@ -120,8 +120,6 @@ class ProfileTable(Struct, frozen=True, kw_only=True):
             raise ValueError("clientAuth among the usages")
         if not self.key_types:
             raise ValueError("at least one of the key_types")
-        if not self.key_types:
-            raise ValueError("at least one of the key_types")
         if self.max_validity is not None and self.max_validity < self.validity:
             raise ValueError("a max_validity that is not shorter than validity")
 

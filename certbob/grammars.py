@@ -198,7 +198,7 @@ def grant_lifetime(text: str) -> timedelta:
 
 
 def validity(text: str) -> timedelta:
-    """At most 825 days, what Apple still accepted of TLS servers: a lost key must not live for ever."""
+    """At most 825 days, as Apple bounds servers of private authorities: a lost key must not live for ever."""
     return _between(text, timedelta(minutes=5), timedelta(days=825))
 
 

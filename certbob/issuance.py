@@ -326,7 +326,8 @@ class Issuance:
                 await self._ledger.failed(entry, error.detail)
                 await self._grants.release(grant)
             else:
-                await self._ledger.uncertain(entry, error.detail)
+                with suppress(StorageProblem):
+                    await self._ledger.uncertain(entry, error.detail)
             if isinstance(error, CAUncertain) and error.late is not None:
                 self._spawn(self._reject_late(entry, error.late))
             raise

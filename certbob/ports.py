@@ -138,11 +138,14 @@ class GrantStore(Protocol):
     async def claim_grant(self, id_hash: str, holder_hash: str | None, *, now: datetime) -> bool:
         """In one statement, so that over all processes exactly one caller gets True.
 
-        A claim that led to no ledger entry within a minute (its process died) can be taken over.
+        A claim that led to no ledger entry within a minute (its process died) can be taken over; here and
+        below an entry that is `failed` is none.
         """
         ...
 
-    async def release_grant(self, id_hash: str) -> None: ...
+    async def release_grant(self, id_hash: str) -> None:
+        """Changes nothing once there is a ledger entry: of two that claimed it the slower one gives up."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,8 @@ def server_config(settings: Settings) -> ServerConfig:
     config.include_server_header = False
     config.graceful_timeout = GRACE_SECONDS
     config.accesslog = None  # theirs writes the Referer, hence tokens; ours is in `certbob.web`
+    config.errorlog = logging.getLogger("hypercorn.error")  # a name would bring a second handler
+    config.errorlog = logging.getLogger("hypercorn.error")  # through our handler and its formatter only
     if settings.server.tls_certificate and settings.server.tls_key:
         config.certfile = str(settings.server.tls_certificate)
         config.keyfile = str(settings.server.tls_key)

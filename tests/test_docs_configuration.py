@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -44,7 +45,7 @@ def default_in_words(key: FieldInfo) -> str:
 
 
 def plain(value: object) -> object:
-    return msgspec.to_builtins({"value": value}, builtin_types=(toml.timedelta,), enc_hook=str)["value"]
+    return msgspec.to_builtins({"value": value}, builtin_types=(timedelta,), enc_hook=str)["value"]
 
 
 def commented_out() -> Iterator[str]:

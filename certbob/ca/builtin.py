@@ -14,20 +14,20 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
-    KeySerializationEncryption,
     NoEncryption,
     PrivateFormat,
     load_der_private_key,
     load_pem_private_key,
 )
-from cryptography.hazmat.primitives.serialization.pkcs12 import PBES
 from cryptography.x509.oid import NameOID
 
 from certbob import keys, lint
+from certbob.ca import pkcs8
 from certbob.errors import CannotStart, CARefused
 from certbob.ports import Chain, Clock, LeafRules, Signers, SigningRequest, Trust
 from certbob.private_files import require_private, write_private
@@ -36,8 +36,7 @@ from certbob.secret import Secret
 
 ROOT_LIFETIME = timedelta(days=20 * 365)
 INTERMEDIATE_LIFETIME = timedelta(days=10 * 365)
-# What a stolen, passphrase-protected key costs to guess (OWASP's figure for PBKDF2-HMAC-SHA256).
-_KEY_ROUNDS = 600_000
+_RESTORE = "Restore the folder from your last backup."
 
 AuthorityKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -96,12 +95,11 @@ def sign_leaf(request: SigningRequest, *, now: datetime, issuer: bytes, issuer_k
 
     A copy signed by a throwaway key is linted first: what our own key has signed cannot be taken back.
     """
-    issuer_certificate = x509.load_der_x509_certificate(issuer)
-    builder = _leaf(request, now=now, issuer=issuer_certificate)
+    if findings := lint.check_request(request):
+        raise CARefused("; ".join(findings))
+    builder = _leaf(request, now=now, issuer=x509.load_der_x509_certificate(issuer))
     copy = builder.sign(keys.generate(KeyType.P256), hashes.SHA256())
-    findings = lint.check_request(request)
-    findings += lint.check_leaf(copy, request, BuiltinCA.rules, now=now)
-    if findings:
+    if findings := lint.check_leaf(copy, request, BuiltinCA.rules, now=now):
         raise CARefused("; ".join(findings))
     return builder.sign(_authority_key(issuer_key), hashes.SHA256()).public_bytes(Encoding.DER)
 
@@ -164,49 +162,54 @@ def open_authority(
         _create(
             folder, name=name, organization=organization, key_type=key_type, passphrase=passphrase, now=now
         )
-    for path in sorted(folder.glob("*.key")):
-        require_private(path)
+    require_private(folder)
     try:
+        for path in sorted(folder.glob("*.key")):
+            require_private(path)
+            _require_protection(path, passphrase)
         root = x509.load_pem_x509_certificate((folder / "root.pem").read_bytes())
         intermediate = x509.load_pem_x509_certificate((folder / "intermediate.pem").read_bytes())
         key = _load_key(folder / "intermediate.key", passphrase)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise CannotStart(f"The authority in {folder} cannot be read: {error}.", _RESTORE) from error
+    try:
         intermediate.verify_directly_issued_by(root)
-    except (OSError, ValueError) as error:
-        raise CannotStart(
-            f"The authority in {folder} cannot be read: {error}.", "Restore the folder from your last backup."
-        ) from error
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise CannotStart(f"{folder}/intermediate.pem does not belong to root.pem.", _RESTORE) from error
     if intermediate.public_key() != key.public_key():
-        raise CannotStart(
-            f"{folder}/intermediate.key does not belong to intermediate.pem.",
-            "Restore the folder from your last backup.",
-        )
+        raise CannotStart(f"{folder}/intermediate.key does not belong to intermediate.pem.", _RESTORE)
     return Authority(root, intermediate, keys.private_key_bytes(key))
 
 
-def _load_key(path: Path, passphrase: Secret | None) -> AuthorityKey:
-    pem = path.read_bytes()
-    encrypted = b"BEGIN ENCRYPTED PRIVATE KEY" in pem
-    if encrypted and passphrase is None:
+def _require_protection(path: Path, passphrase: Secret | None) -> None:
+    protected = _is_protected(path.read_bytes())
+    if protected and passphrase is None:
         raise CannotStart(
             f"{path} is protected by a passphrase.",
             "Set [builtin] passphrase, passphrase_file or BUILTIN_PASSPHRASE.",
         )
-    if passphrase is not None and not encrypted:
+    if passphrase is not None and not protected:
         raise CannotStart(
             f"{path} is not protected, though [builtin] passphrase is set.",
-            f"Encrypt it: openssl pkcs8 -topk8 -v2 aes-256-cbc -iter {_KEY_ROUNDS} -in {path} -out new.key, "
-            "the same for root.key, and put the new files in the place of the old ones.",
+            f"Encrypt it: openssl pkcs8 -topk8 -v2 aes-256-cbc -iter {pkcs8.ROUNDS} -in {path} -out new.key, "
+            "and put the new file in the place of the old one.",
         )
+
+
+def _is_protected(pem: bytes) -> bool:
+    return b"BEGIN ENCRYPTED PRIVATE KEY" in pem
+
+
+def _load_key(path: Path, passphrase: Secret | None) -> AuthorityKey:
+    pem = path.read_bytes()
     try:
         key = load_pem_private_key(pem, passphrase.reveal().encode() if passphrase else None)
     except ValueError as error:
-        if not encrypted:
+        if not _is_protected(pem):
             raise
         raise CannotStart(f"[builtin] passphrase does not open {path}.", "Set the right one.") from error
     if not isinstance(key, AuthorityKey):
-        raise CannotStart(
-            f"{path} holds a key that cannot sign certificates.", "Restore it from your last backup."
-        )
+        raise CannotStart(f"{path} holds a key that cannot sign certificates.", _RESTORE)
     return key
 
 
@@ -233,12 +236,11 @@ def _create(
         now=now,
         lifetime=INTERMEDIATE_LIFETIME,
     )
-    encryption = _encryption(passphrase)
     files = {
         "root.pem": root.public_bytes(Encoding.PEM),
-        "root.key": root_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption),
+        "root.key": _key_pem(root_key, passphrase),
         "intermediate.pem": intermediate.public_bytes(Encoding.PEM),
-        "intermediate.key": key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption),
+        "intermediate.key": _key_pem(key, passphrase),
     }
     # All four appear at once or not at all, also when two processes start at the same moment.
     draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".ca-"))
@@ -252,15 +254,10 @@ def _create(
             raise
 
 
-def _encryption(passphrase: Secret | None) -> KeySerializationEncryption:
+def _key_pem(key: AuthorityKey, passphrase: Secret | None) -> bytes:
     if passphrase is None:
-        return NoEncryption()
-    return (
-        PrivateFormat.PKCS8.encryption_builder()
-        .kdf_rounds(_KEY_ROUNDS)
-        .key_cert_algorithm(PBES.PBESv2SHA256AndAES256CBC)
-        .build(passphrase.reveal().encode())
-    )
+        return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return pkcs8.encrypted_pem(keys.private_key_bytes(key), passphrase.reveal())
 
 
 def _authority_name(common_name: str, organization: str | None) -> x509.Name:

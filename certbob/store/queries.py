@@ -15,6 +15,9 @@ from certbob.store import from_epoch, from_json, to_epoch, to_json
 from certbob.store.sqlite import Database
 
 CLAIM_LEASE = timedelta(minutes=1)
+_SURELY_UNSIGNED = (
+    "NOT EXISTS (SELECT 1 FROM certificates WHERE grant_hash = grants.id_hash AND state <> 'failed')"
+)
 _IDENTITY = "subject, door, account, name, email, groups"
 
 
@@ -78,9 +81,7 @@ class SqlGrants:
     async def claim_grant(self, id_hash: str, holder_hash: str | None, *, now: datetime) -> bool:
         row = await self._database.row(
             "UPDATE grants SET claimed_at = ?, holder_hash = ? WHERE id_hash = ? AND expires_at > ?"
-            " AND (claimed_at IS NULL OR (claimed_at <= ? AND NOT EXISTS"
-            " (SELECT 1 FROM certificates WHERE grant_hash = grants.id_hash)))"
-            " RETURNING 1",
+            f" AND (claimed_at IS NULL OR (claimed_at <= ? AND {_SURELY_UNSIGNED})) RETURNING 1",
             to_epoch(now),
             holder_hash,
             id_hash,
@@ -91,7 +92,9 @@ class SqlGrants:
 
     async def release_grant(self, id_hash: str) -> None:
         await self._database.rows(
-            "UPDATE grants SET claimed_at = NULL, holder_hash = NULL WHERE id_hash = ?", id_hash
+            "UPDATE grants SET claimed_at = NULL, holder_hash = NULL"
+            f" WHERE id_hash = ? AND {_SURELY_UNSIGNED}",
+            id_hash,
         )
 
     async def prune_grants(self, before: datetime) -> None:

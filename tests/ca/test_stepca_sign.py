@@ -1,6 +1,7 @@
 """What comes back from the authority, and what the adapter makes of it: never half a certificate."""
 
 import asyncio
+import gzip
 import logging
 import string
 from collections.abc import AsyncIterator
@@ -146,6 +147,14 @@ async def test_an_endless_answer_is_cut_off(authority: FakeStepCA, ca: StepCA) -
     authority.answers[SIGN] = Reply(201, b'{"crt": "', framed=False, endless=b"x" * 65_536)
 
     with pytest.raises(CABadAnswer, match="longer than 262144 bytes"):
+        await ca.sign(signing_request())
+
+
+async def test_an_answer_that_would_grow_is_never_unpacked(authority: FakeStepCA, ca: StepCA) -> None:
+    bomb = gzip.compress(b" " * 50_000_000)
+    authority.answers[SIGN] = Reply(201, bomb, {"Content-Encoding": "gzip"})
+
+    with pytest.raises(CABadAnswer):
         await ca.sign(signing_request())
 
 

@@ -38,6 +38,7 @@ UNAUTHORIZED = (
     "The request lacked necessary authorization to be completed. "
     "Please see the certificate authority logs for more info."
 )
+FORBIDDEN = "The request was forbidden by the certificate authority:"
 BACKDATE = timedelta(minutes=1)
 
 
@@ -217,7 +218,8 @@ class FakeStepCA:
         if claims is None:
             return refusal(401, UNAUTHORIZED)
         if claims["cnf"]["x5rt#S256"] != encode(hashlib.sha256(csr.public_bytes(Encoding.DER)).digest()):
-            return refusal(403, "certificate request fingerprint does not match")
+            expected = claims["cnf"]["x5rt#S256"]
+            return refusal(403, f'{FORBIDDEN} certificate request fingerprint does not match "{expected}".')
         asked = timedelta(minutes=int(request.json["notAfter"].removesuffix("m")))
         if asked > self.limit:
             return too_long(asked, self.limit)
@@ -229,9 +231,11 @@ class FakeStepCA:
         if claims is None:
             return refusal(401, UNAUTHORIZED)
         if claims["sub"] != serial:
-            return refusal(403, "token subject and serial number do not match")
+            words = f'request serial number "{serial}" and token subject "{claims["sub"]}" do not match.'
+            return refusal(403, f"{FORBIDDEN} {words}")
         if serial in self._revoked:
-            return refusal(400, f"certificate with serial number '{serial}' is already revoked")
+            words = f"certificate with serial number '{serial}' is already revoked."
+            return refusal(400, f"The request could not be completed: {words}")
         self._revoked.add(serial)
         return json_reply(200, {"status": "ok"})
 
@@ -299,8 +303,7 @@ def too_long(asked: timedelta, limit: timedelta) -> Reply:
     stated, allowed = _go(asked + BACKDATE), _go(limit + BACKDATE)
     return refusal(
         403,
-        "The request was forbidden by the certificate authority: "
-        f"requested duration of {stated} is more than "
+        f"{FORBIDDEN} requested duration of {stated} is more than "
         f"the authorized maximum certificate duration of {allowed}.",
     )
 

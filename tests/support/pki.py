@@ -134,9 +134,9 @@ def common_name(value: str) -> bytes:
     return name((NameOID.COMMON_NAME, value))
 
 
-def root(title: str = "Test Root CA") -> Authority:
+def root(title: str = "Test Root CA", *, path_length: int = 1) -> Authority:
     key = ec.generate_private_key(ec.SECP256R1())
-    draft = _authority(title, key, path_length=1)
+    draft = _authority(title, key, path_length=path_length)
     return Authority(draft.signed(draft.subject, key), key)
 
 
@@ -206,7 +206,7 @@ def draft_leaf(request: SigningRequest, issuer: Authority, *, now: datetime = NO
         extensions=(
             extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
             extension(key_usage("digital_signature"), critical=True),
-            extension(extendedkey_usage(*(usage.oid for usage in request.usages))),
+            extension(extended_key_usage(*(usage.oid for usage in request.usages))),
             extension(x509.SubjectAlternativeName([alternative])),
             extension(x509.SubjectKeyIdentifier.from_public_key(public_key)),
             extension(_authority_key_identifier(issuer)),
@@ -232,7 +232,7 @@ def key_usage(*allowed: str) -> x509.KeyUsage:
     return x509.KeyUsage(**{usage: usage in allowed for usage in _KEY_USAGES})
 
 
-def extendedkey_usage(*oids: str) -> x509.ExtendedKeyUsage:
+def extended_key_usage(*oids: str) -> x509.ExtendedKeyUsage:
     return x509.ExtendedKeyUsage(map(x509.ObjectIdentifier, oids))
 
 
