@@ -190,7 +190,7 @@ class Browser:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._cookies: dict[str, str] = {}
+        self.cookies: dict[str, str] = {}
 
     def get(self, path: str, accept: str = "text/html") -> Answer:
         return self._request("GET", path, {"Accept": accept})
@@ -200,13 +200,13 @@ class Browser:
         return self._request("POST", path, {"Accept": "text/html", **headers}, urlencode(form))
 
     def _request(self, method: str, path: str, headers: dict[str, str], body: str | None = None) -> Answer:
-        cookies = "; ".join(f"{name}={value}" for name, value in self._cookies.items())
+        cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         connection = http.client.HTTPConnection(self._url.removeprefix("http://"), timeout=30)
         try:
             connection.request(method, path, body, {**headers, "Cookie": cookies, "Connection": "close"})
             response = connection.getresponse()
             for line in response.headers.get_all("Set-Cookie", []):
-                self._cookies.update({name: morsel.value for name, morsel in SimpleCookie(line).items()})
+                self.cookies.update({name: morsel.value for name, morsel in SimpleCookie(line).items()})
             return Answer(response.status, response.headers, response.read())
         finally:
             connection.close()
