@@ -372,6 +372,9 @@ class Issuance:
     async def _reject_late(self, entry: int, late: asyncio.Future[Chain]) -> None:
         try:
             chain = await late
+        except CABadAnswer as error:
+            await self._reject(entry, error.detail, error.certificate)
+            return
         except Exception as error:  # noqa: BLE001 whatever it is, nobody waits for it
             log.warning("entry %d stays uncertain: %r", entry, error)
             return

@@ -49,7 +49,6 @@ class SignerPool:
         self._processes = processes
         # In a thread-free process fork is safe and cheap; a pool that replaces a broken one must spawn.
         self._pool = self._new_pool(_Fork())
-        self._pool.submit(os.getpid).result()  # forks all of them now
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         pool = self._pool
@@ -66,7 +65,10 @@ class SignerPool:
         self._pool.shutdown(cancel_futures=True)
 
     def _new_pool(self, context: _Fork | _Spawn) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self._processes, mp_context=context, initializer=_settle_in)
+        pool = ProcessPoolExecutor(self._processes, mp_context=context, initializer=_settle_in)
+        for _ in range(self._processes):
+            pool.submit(os.getpid)  # starts one, or forks all of them, now
+        return pool
 
 
 def _settle_in() -> None:

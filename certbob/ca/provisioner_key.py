@@ -49,16 +49,16 @@ class ProvisionerKey:
         """Raises ValueError for all but a private P-256, P-384, Ed25519 or RSA-2048+ key with a kid."""
         kid = jwk.get("kid")
         if not isinstance(kid, str) or not kid:
-            raise ValueError("the provisioner key has no kid")
+            raise ValueError("it has no kid")
         algorithm = _algorithm(jwk)
         try:
             key = jwt.PyJWK(dict(jwk), algorithm).key
         except (jwt.PyJWTError, ValueError, TypeError):
-            raise ValueError("the provisioner key is damaged") from None  # PyJWT's own words hold the key
+            raise ValueError("it is damaged") from None  # PyJWT's own words hold the key
         if not isinstance(key, _PrivateKey):
-            raise ValueError("the provisioner key is not a private key")
+            raise ValueError("it is not a private key")
         if isinstance(key, rsa.RSAPrivateKey) and key.key_size < _MIN_RSA_BITS:
-            raise ValueError(f"the provisioner key has less than {_MIN_RSA_BITS} bits")
+            raise ValueError(f"it has less than {_MIN_RSA_BITS} bits")
         return cls(kid=kid, algorithm=algorithm, private_key=key)
 
     def sign(self, claims: Mapping[str, Any]) -> str:
@@ -71,12 +71,12 @@ def open_provisioner_key(
 ) -> ProvisionerKey:
     """The key in `text`, a compact JWE or a private JWK as JSON. CPU-heavy: run it in a thread.
 
-    `published`: the public JWK it must belong to. Raises BadProvisionerPassword, or ValueError with a reason
-    that holds nothing secret.
+    `published`: the public JWK it must belong to. Raises BadProvisionerPassword, or ValueError that tells
+    what is wrong with the key and holds nothing secret.
     """
     jwk = json_object(text.encode()) if text.lstrip().startswith("{") else decrypt(text.strip(), password)
     if published is not None and any(jwk.get(name) != published.get(name) for name in _PUBLIC_MEMBERS):
-        raise ValueError("the encrypted provisioner key belongs to another public key")
+        raise ValueError("it belongs to another public key")
     return ProvisionerKey.from_jwk(jwk)
 
 
@@ -86,12 +86,12 @@ def decrypt(jwe: str, password: Secret | None) -> dict[str, Any]:
         raise BadProvisionerPassword("no provisioner password is set")
     parts = jwe.split(".")
     if len(parts) != 5 or len(parts[0]) > _MAX_HEADER:
-        raise ValueError("the encrypted provisioner key is not a compact JWE")
+        raise ValueError("it is not a compact JWE")
     header = json_object(_decode(parts[0]))
     wrapped_key, nonce, ciphertext, tag = map(_decode, parts[1:])
     hash_name, wrapping_size, content_size, salt, rounds = _parameters(header)
     if (len(wrapped_key), len(nonce), len(tag)) != (content_size + _WRAPPING_OVERHEAD, 12, 16):
-        raise ValueError("the encrypted provisioner key has parts of wrong length")
+        raise ValueError("the JWE has parts of wrong length")
     wrapping_key = hashlib.pbkdf2_hmac(hash_name, password.reveal().encode(), salt, rounds, wrapping_size)
     try:
         content_key = aes_key_unwrap(wrapping_key, wrapped_key)
@@ -100,7 +100,7 @@ def decrypt(jwe: str, password: Secret | None) -> dict[str, Any]:
     try:
         plain = AESGCM(content_key).decrypt(nonce, ciphertext + tag, parts[0].encode())
     except InvalidTag as error:
-        raise ValueError("the encrypted provisioner key is damaged") from error
+        raise ValueError("the JWE is damaged") from error
     return json_object(plain)
 
 
@@ -127,21 +127,21 @@ def _algorithm(jwk: Mapping[str, Any]) -> str:
             return str(algorithm)
         case {"kty": "RSA"}:
             return "RS256"
-    raise ValueError("the provisioner key is neither P-256, P-384, Ed25519 nor RSA")
+    raise ValueError("it is neither P-256, P-384, Ed25519 nor RSA")
 
 
 def _parameters(header: Mapping[str, Any]) -> tuple[str, int, int, bytes, int]:
     """Hash, size of the wrapping key, size of the content key, salt, rounds."""
     algorithm, encryption, rounds = str(header.get("alg")), str(header.get("enc")), header.get("p2c")
     if algorithm not in _KEY_WRAPPINGS or encryption not in _CONTENT_KEY_SIZES:
-        raise ValueError("the provisioner key is encrypted in an unknown way")
+        raise ValueError("the JWE is encrypted in an unknown way")
     if "zip" in header or "crit" in header:
-        raise ValueError("the encrypted provisioner key asks for an unknown extension")
-    if type(rounds) is not int or rounds not in _ROUNDS:
-        raise ValueError("the encrypted provisioner key asks for an unreasonable number of rounds")
+        raise ValueError("the JWE asks for an unknown extension")
+    if not isinstance(rounds, int) or rounds not in _ROUNDS:
+        raise ValueError("the JWE asks for an unreasonable number of rounds")
     salt = _decode(header.get("p2s"))
     if len(salt) < _SALT_SIZE:
-        raise ValueError("the encrypted provisioner key has a salt that is too short")
+        raise ValueError("the JWE has a salt that is too short")
     hash_name, wrapping_size = _KEY_WRAPPINGS[algorithm]
     return hash_name, wrapping_size, _CONTENT_KEY_SIZES[encryption], algorithm.encode() + b"\0" + salt, rounds
 
@@ -153,7 +153,7 @@ def _decode(text: object) -> bytes:
             raise ValueError("not a text without padding")
         return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except ValueError as error:
-        raise ValueError("the encrypted provisioner key is not base64url") from error
+        raise ValueError("the JWE is not base64url") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

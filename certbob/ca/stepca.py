@@ -92,17 +92,6 @@ class _Answer:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Authority:
-    """What the last look at the authority found."""
-
-    wire: "_Wire"
-    trust: Trust
-    key: ProvisionerKey
-    longest: timedelta | None  # what the provisioner allows
-    looked_at: datetime
-
-
 class _Wire:
     """HTTPS to one address: capped, in time, without redirects, proxies or the environment's settings."""
 
@@ -158,6 +147,17 @@ class _Wire:
         return CAUnavailable(f"{self._url} cannot be reached: {_reason(error)}")
 
 
+@dataclass(frozen=True, slots=True)
+class _Authority:
+    """What the last look at the authority found."""
+
+    wire: _Wire
+    trust: Trust
+    key: ProvisionerKey
+    longest: timedelta | None  # what the provisioner allows
+    looked_at: datetime
+
+
 class _Breaker:
     """Leaves an authority in trouble alone for a while, so that clicks do not become a storm of requests.
 
@@ -192,6 +192,8 @@ class _Breaker:
         self._trouble, self._opened_at = trouble, self._clock.now()
 
     def close(self) -> None:
+        if self._trouble:
+            _log.info("step-ca: in order again")
         self._trouble, self._pause = None, timedelta(0)
 
 

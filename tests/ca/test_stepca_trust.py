@@ -26,6 +26,7 @@ from tests.support.fake_stepca import (
     sign_leaf,
     tls_context,
 )
+from tests.support.pki import draft_leaf, root
 from tests.support.stepca import (
     PASSWORD,
     encrypt_jwk,
@@ -140,12 +141,27 @@ async def test_only_the_pinned_root_is_believed(authority: FakeStepCA, ca: StepC
     assert [request.path for request in authority.requests] == [ROOT_PATH]
 
 
-async def test_a_pinned_certificate_must_be_an_authority(authority: FakeStepCA) -> None:
-    fingerprint = LEAF.fingerprint(hashes.SHA256()).hex()
-    authority.answers[f"/root/{fingerprint}"] = json_reply(200, {"ca": pem(LEAF)})
+@pytest.mark.parametrize(
+    "pinned", [LEAF, draft_leaf(signing_request(), root()).signed_by(root())], ids=["not said", "said"]
+)
+async def test_a_pinned_certificate_must_be_an_authority(
+    authority: FakeStepCA, pinned: x509.Certificate
+) -> None:
+    fingerprint = pinned.fingerprint(hashes.SHA256()).hex()
+    authority.answers[f"/root/{fingerprint}"] = json_reply(200, {"ca": pem(pinned)})
 
-    with pytest.raises(CAUntrusted):
+    with pytest.raises(CAUntrusted, match=f"the root from {authority.url}"):
         await authority.client(root=fingerprint).trust()
+
+
+async def test_an_impostor_with_a_whole_pki_of_its_own_gets_no_token() -> None:
+    async with FakeStepCA(OTHER_PKI) as impostor:
+        impostor.answers[ROOT_PATH] = json_reply(200, {"ca": pem(OTHER_PKI.root)})
+
+        with pytest.raises(CAUntrusted):
+            await impostor.client(root=PKI.fingerprint).sign(signing_request())
+
+        assert [request.path for request in impostor.requests] == [ROOT_PATH]
 
 
 @pytest.mark.parametrize(
@@ -169,9 +185,11 @@ async def test_no_token_leaves_before_the_authority_has_proved_itself(tls: Any) 
 async def test_an_impostor_in_the_place_of_a_known_authority_gets_no_token(
     authority: FakeStepCA, ca: StepCA
 ) -> None:
+    hellos: list[object] = []
     await ca.sign(signing_request())
     await authority.stop()
     authority.tls = tls_context(OTHER_PKI)
+    authority.tls.sni_callback = lambda *hello: hellos.append(hello)
     await authority.start()
     authority.requests.clear()
 
@@ -179,6 +197,7 @@ async def test_an_impostor_in_the_place_of_a_known_authority_gets_no_token(
         await ca.sign(signing_request())
 
     assert authority.requests == []
+    assert len(hellos) == 1
 
 
 async def test_intermediates_of_another_root_are_not_trusted(authority: FakeStepCA, ca: StepCA) -> None:
@@ -412,15 +431,15 @@ async def test_the_longest_validity_is_the_provisioners(authority: FakeStepCA, c
     assert authority.issued == []
 
 
-async def test_nothing_is_promised_beyond_the_authoritys_own_end() -> None:
-    async with FakeStepCA(make_pki(intermediate_lifetime=timedelta(hours=2))) as authority:
-        ca = authority.client()
-        longest = await ca.longest_validity()
-        chain = await ca.sign(signing_request(validity=timedelta(hours=12)))
+async def test_nothing_is_promised_beyond_the_authoritys_own_end(authority: FakeStepCA, ca: StepCA) -> None:
+    end = PKI.intermediate.not_valid_after_utc
+    authority.clock.set(end - timedelta(hours=2))
 
-    assert longest is not None
-    assert timedelta(hours=1) < longest < timedelta(hours=2)
-    assert chain.leaf.not_valid_after_utc <= authority.pki.intermediate.not_valid_after_utc
+    longest = await ca.longest_validity()
+    chain = await ca.sign(signing_request(validity=timedelta(hours=12)))
+
+    assert longest == timedelta(hours=2)
+    assert chain.leaf.not_valid_after_utc == end
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ class FakeStepCA:
     ) -> None:
         self.pki = pki or make_pki("Fake")
         self.limit = limit
-        self.clock = FakeClock(datetime.now(UTC))
+        self.clock = FakeClock(datetime.now(UTC).replace(microsecond=0))
         self.provisioner = jwk_provisioner("certbob")
         self.tls = tls_context(self.pki, host)
         self.requests: list[Request] = []

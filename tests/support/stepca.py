@@ -1,7 +1,6 @@
 """A real step-ca for the tests, on loopback, and what it is made of; `step_ca` is one for the whole run.
 
-CERTBOB_STEP_CA names another binary than the usual one. Everything the authority needs is made with
-`cryptography`; the step CLI is not used.
+Everything the authority needs is made with `cryptography`; the step CLI is not used.
 """
 
 import base64
@@ -20,7 +19,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from certbob.ca.stepca import StepCA
@@ -39,6 +37,7 @@ from certbob.keys import new_key_and_csr
 from certbob.ports import Clock, SigningRequest
 from certbob.profiles import KeyType, Usage
 from certbob.secret import Secret
+from tests.support import pki
 from tests.support.peers import path_of
 
 PASSWORD = "correct horse battery ünder stäple"
@@ -63,13 +62,10 @@ class PKI:
         return self.root.fingerprint(hashes.SHA256()).hex()
 
 
-def make_pki(name: str = "Test", *, intermediate_lifetime: timedelta = timedelta(days=3650)) -> PKI:
-    root_key, intermediate_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    root = _ca_certificate(f"{name} Root", root_key, None, root_key, 1, timedelta(days=7300))
-    intermediate = _ca_certificate(
-        f"{name} Intermediate", intermediate_key, root, root_key, 0, intermediate_lifetime
-    )
-    return PKI(root, root_key, intermediate, intermediate_key)
+def make_pki(name: str = "Test") -> PKI:
+    root = pki.root(f"{name} Root")
+    intermediate = pki.below(root, f"{name} Intermediate")
+    return PKI(root.certificate, root.key, intermediate.certificate, intermediate.key)
 
 
 def pem(*certificates: x509.Certificate) -> str:
@@ -183,7 +179,7 @@ class StepCAServer:
         port, crl_port = _free_ports(2)
         self.url = f"https://127.0.0.1:{port}"
         self.crl_url = f"http://127.0.0.1:{crl_port}/crl"
-        self._binary = os.environ.get("CERTBOB_STEP_CA") or path_of("step-ca")
+        self._binary = path_of("step-ca")
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
         files = {
@@ -319,45 +315,6 @@ def running_step_ca(directory: Path, **authority: Any) -> Iterator[StepCAServer]
 def step_ca(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StepCAServer]:
     with running_step_ca(tmp_path_factory.mktemp("step-ca")) as server:
         yield server
-
-
-def _ca_certificate(
-    name: str,
-    key: ec.EllipticCurvePrivateKey,
-    issuer: x509.Certificate | None,
-    issuer_key: ec.EllipticCurvePrivateKey,
-    path_length: int,
-    lifetime: timedelta,
-) -> x509.Certificate:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    start = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=5)
-    usage = x509.KeyUsage(
-        digital_signature=False,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=True,
-        crl_sign=True,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer.subject if issuer else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start + lifetime)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-    if issuer is not None:
-        identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
-        builder = builder.add_extension(identifier, critical=False)
-    return builder.sign(issuer_key, hashes.SHA256())
 
 
 def _free_ports(count: int) -> list[int]:
