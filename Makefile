@@ -10,7 +10,7 @@ VENV := .venv
 BUILD_VENV := .venv-build
 INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all:
 
-.PHONY: help run test lint binary lock test-programs build-programs
+.PHONY: help run test lint binary lock shots test-programs build-programs
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -36,6 +36,9 @@ binary: $(VENV)/.runtime $(BUILD_VENV)/.ready ## build dist/certbob and let it d
 
 lock: $(VENV)/bin/python ## pin requirements/ anew (ARGS="--upgrade-package NAME" or "--upgrade": newer ones)
 	@scripts/lock $(ARGS)
+
+shots: $(VENV)/.dev test-programs ## photograph every page into shots/
+	@$(VENV)/bin/python -m scripts.shots
 
 test-programs:
 	@tests/peers/install tests

@@ -90,6 +90,7 @@ class Reader:
         if not isinstance(given.value, dict):
             self.report(given.where, f"expected a table, [{name}]")
             return None
+        self._holds_secrets |= _holds_secret(shape, given.value)
         variables, credentials = {}, {}
         for key in fields(shape):
             for alias in _aliases(key):
@@ -154,8 +155,6 @@ class Reader:
                 self.report(inline.where, f"unknown key{_nearest(name, known)}")
         values: dict[str, object] = {}
         for key in fields(shape):
-            if _is_secret(key) and not given.text and isinstance(given.value.get(key.name), str):
-                self._holds_secrets = True
             choices = ({a: source[a] for a in _aliases(key) if a in source} for source in (*overruling, own))
             found = next(filter(None, choices), None)
             if found is not None:
@@ -274,6 +273,18 @@ def _shape(hint: object) -> type[Struct] | None:
 def _is_secret(key: FieldInfo) -> bool:
     shape = _shape(key.type)
     return Secret in _parts(key.type) or (shape is not None and any(map(_is_secret, fields(shape))))
+
+
+def _holds_secret(shape: type[Struct], table: Mapping[str, object]) -> bool:
+    """Whether a table of the file does, even if the environment overrules it."""
+    for key in fields(shape):
+        value, rows = table.get(key.name), _shape(key.type)
+        if isinstance(value, str) and _is_secret(key):
+            return True
+        tables = [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
+        if rows and any(_holds_secret(rows, row) for row in tables):
+            return True
+    return False
 
 
 def _aliases(key: FieldInfo) -> list[str]:

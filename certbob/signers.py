@@ -65,13 +65,15 @@ class SignerPool:
         self._pool.shutdown(cancel_futures=True)
 
     def _new_pool(self, context: _Fork | _Spawn) -> ProcessPoolExecutor:
-        pool = ProcessPoolExecutor(self._processes, mp_context=context, initializer=_settle_in)
+        pool = ProcessPoolExecutor(
+            self._processes, mp_context=context, initializer=_settle_in, initargs=(os.getpid(),)
+        )
         for _ in range(self._processes):
             pool.submit(os.getpid)  # starts one, or forks all of them, now
         return pool
 
 
-def _settle_in() -> None:
+def _settle_in(parent: int) -> None:
     """The parent alone decides about the end, and if it dies so does the signer. Pages come first: nice."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -80,3 +82,5 @@ def _settle_in() -> None:
     prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux only
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # it died before it was asked to tell

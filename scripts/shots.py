@@ -2,7 +2,7 @@
 
     python -m scripts.shots [FOLDER]        `shots/` by default
 
-Needs Chromium; the pages come from a CertBob of its own in a temporary folder.
+`readme.png` is what the README shows. Needs Chromium; the pages come from a CertBob of its own in a temporary folder.
 """
 
 import os
@@ -85,6 +85,8 @@ def _photograph(browser: Browser, url: str, scheme: str, size: str, folder: Path
         page.get_by_role("button", name="Create and download").click()
     page.wait_for_timeout(BUSY_MS)
     shoot("take")
+    if (scheme, size) == ("light", "desk"):
+        page.screenshot(path=folder / "readme.png")
     page.reload()
     shoot("take-again")
     page.goto(f"{url}/issue?token=x")

@@ -56,6 +56,15 @@ def kill_one() -> None:
         assert wait([process.sentinel], timeout=30), "a signer of a broken pool stays"
 
 
+async def ping_pong(pool: SignerPool, folder: Path) -> tuple[str, str]:
+    """Both signers work at once, for each waits for the other."""
+    there, back = folder / "there", folder / "back"
+    os.mkfifo(there)
+    os.mkfifo(back)
+    pong, ping = await asyncio.gather(pool.run(_call, there, back), pool.run(_answer, there, back))
+    return pong, ping
+
+
 async def test_work_is_done_elsewhere(pool: SignerPool) -> None:
     assert await pool.run(os.getpid) in set(signers()) - {os.getpid()}
 
@@ -89,14 +98,7 @@ async def test_the_loop_runs_on_while_a_key_is_made(pool: SignerPool) -> None:
 
 
 async def test_signers_work_side_by_side(pool: SignerPool, tmp_path: Path) -> None:
-    """Each of the two waits for the other."""
-    there, back = tmp_path / "there", tmp_path / "back"
-    os.mkfifo(there)
-    os.mkfifo(back)
-
-    heard = await asyncio.gather(pool.run(_call, there, back), pool.run(_answer, there, back))
-
-    assert tuple(heard) == ("pong", "ping")
+    assert await ping_pong(pool, tmp_path) == ("pong", "ping")
 
 
 async def test_a_refusal_crosses_with_its_detail(pool: SignerPool) -> None:
@@ -181,8 +183,11 @@ async def test_signers_end_when_the_pool_is_closed(pool: SignerPool) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-async def test_a_signal_to_all_does_not_stop_work_in_hand(pool: SignerPool, number: signal.Signals) -> None:
+async def test_a_signal_to_all_does_not_stop_work_in_hand(
+    pool: SignerPool, tmp_path: Path, number: signal.Signals
+) -> None:
     """A terminal and systemd send it to every process; the service alone decides when signers end."""
+    await ping_pong(pool, tmp_path)
     before = set(signers())
     for pid in before:
         os.kill(pid, number)
