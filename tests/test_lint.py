@@ -374,6 +374,14 @@ def no_authority() -> Authority:
     return Authority(draft.signed_by(ISSUING), key)
 
 
+def claimant(authority: Authority) -> Authority:
+    """Below an authority, under its name and with the identifier of its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    draft = pki.draft_authority("Test Issuing CA", key, path_length=0, parent=authority)
+    claimed = x509.SubjectKeyIdentifier.from_public_key(authority.key.public_key())
+    return Authority(draft.put(claimed).signed_by(authority), key)
+
+
 SAME_NAMED = pki.root()
 OTHER_ISSUING = pki.below(ROOT, "Another Issuing CA")
 UPPER = pki.below(ROOT, "Upper CA", path_length=1)
@@ -387,6 +395,9 @@ CHAINS = {
     "another intermediate of the same name": chain_of(pki.below(ROOT), leaf=leaf_of(ISSUING)),
     "a spare intermediate": chain_of(ISSUING, OTHER_ISSUING),
     "a spare intermediate first": chain_of(OTHER_ISSUING, ISSUING, leaf=leaf_of(ISSUING)),
+    "a spare intermediate that claims another's key": chain_of(
+        claimant(ISSUING), ISSUING, leaf=leaf_of(ISSUING)
+    ),
     "an intermediate twice": chain_of(ISSUING, ISSUING),
     "the root inside": chain_of(ISSUING, ROOT),
     "wrong order": chain_of(UPPER, LOWER, leaf=leaf_of(LOWER)),

@@ -626,7 +626,11 @@ def _meet(barrier: Barrier) -> None:
 def _open_many(job: tuple[Path, int]) -> list[bytes]:
     folder, rounds = job
     roots = []
-    for number in range(rounds):
-        _barrier.wait(60)
-        roots.append(open_(folder / str(number)).root.public_bytes(Encoding.DER))
+    try:
+        for number in range(rounds):
+            _barrier.wait(60)
+            roots.append(open_(folder / str(number)).root.public_bytes(Encoding.DER))
+    except BaseException:
+        _barrier.abort()
+        raise
     return roots

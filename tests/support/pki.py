@@ -136,16 +136,18 @@ def common_name(value: str) -> bytes:
 
 def root(title: str = "Test Root CA", *, path_length: int = 1) -> Authority:
     key = ec.generate_private_key(ec.SECP256R1())
-    draft = _authority(title, key, path_length=path_length)
+    draft = draft_authority(title, key, path_length=path_length)
     return Authority(draft.signed(draft.subject, key), key)
 
 
 def below(parent: Authority, title: str = "Test Issuing CA", *, path_length: int | None = 0) -> Authority:
     key = ec.generate_private_key(ec.SECP256R1())
-    return Authority(_authority(title, key, path_length=path_length, parent=parent).signed_by(parent), key)
+    return Authority(
+        draft_authority(title, key, path_length=path_length, parent=parent).signed_by(parent), key
+    )
 
 
-def _authority(
+def draft_authority(
     title: str, key: ec.EllipticCurvePrivateKey, *, path_length: int | None, parent: Authority | None = None
 ) -> Draft:
     usage = key_usage("key_cert_sign", "crl_sign")

@@ -1,0 +1,221 @@
+"""Every page and fragment, rendered from sample facts as the web front door hands them over.
+
+python -m tests.support.preview FOLDER      writes one HTML file for each sample
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from certbob import words
+from certbob.config import DEFAULT_PROFILE
+from certbob.devices import Device, Platform
+from certbob.errors import (
+    CAUnavailable,
+    GrantExpired,
+    GrantUsed,
+    NoSuchPage,
+    NotEntitled,
+    NotSignedIn,
+    SignInBlocked,
+    SignInRefused,
+)
+from certbob.identity import Door, Identity
+from certbob.profiles import Profile, Usage
+from certbob.web.static import StaticFiles
+
+ROOT = Path(__file__).resolve().parents[2]
+STATIC = StaticFiles(ROOT / "static")
+NOW = datetime(2026, 11, 24, 14, 30, tzinfo=UTC)
+PASSPHRASE = "k7mq-2rtx-9hvc-e4wd-pz6n"
+TOKEN = "header.payload.signature"
+HOSTILE = """<script>alert(1)</script>"'><b onmouseover=x>&amp;"""
+
+ADA = Identity("3f1c", "Ada Lovelace", "ada@example.org", (), Door.LOCAL, "ada")
+VPN = Profile(
+    id="vpn",
+    label="VPN",
+    usages=(Usage.CLIENT_AUTH,),
+    validity=timedelta(days=30),
+    max_validity=timedelta(days=30),
+    key_types=DEFAULT_PROFILE.key_types,
+)
+GLOBALS = {
+    "static": STATIC.url,
+    "htmx_integrity": STATIC.integrity("htmx-2.0.11.min.js"),
+    "version": "0.1.0",
+    "organization": "Example Org",
+    "contact": "help@example.org",
+}
+SIGNED_OUT = {"identity": None, "signed_in": False, "form_token": ""}
+SIGNED_IN = {"identity": ADA, "signed_in": True, "form_token": "5e55104"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A template and the facts of one case; `changed` makes another case of it."""
+
+    template: str
+    facts: Mapping[str, Any]
+
+    def changed(self, **facts: Any) -> "Sample":
+        return Sample(self.template, {**self.facts, **facts})
+
+    def render(self, base: str = "shell.html", **facts: Any) -> str:
+        return environment().get_template(self.template).render({**self.facts, "base": base, **facts})
+
+    @property
+    def is_page(self) -> bool:
+        return self.template.endswith(".html") and not self.template.startswith("_")
+
+
+def environment() -> jinja2.Environment:
+    """As the web front door sets it up."""
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ROOT / "partials"),
+        undefined=jinja2.StrictUndefined,
+        autoescape=lambda name: name is None or not name.endswith(".txt"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters.update(
+        day=words.day, at_time=words.at_time, day_and_time=words.day_and_time, duration=words.duration
+    )
+    found.globals.update(GLOBALS)
+    return found
+
+
+LOGIN = Sample("login.html", {**SIGNED_OUT, "problem": None, "username": "", "next": "/new"})
+NEW = Sample(
+    "new.html",
+    {
+        **SIGNED_IN,
+        "values": {
+            "platform": "windows",
+            "device": "Ada's Windows PC",
+            "profile": "client",
+            "validity": "90d",
+            "older": False,
+            "delivery": "download",
+        },
+        "errors": {},
+        "platforms": tuple(Platform),
+        "profiles": (DEFAULT_PROFILE,),
+        "validities": [
+            ("30d", "30 days (until 24 December 2026)"),
+            ("90d", "90 days (until 22 February 2027)"),
+        ],
+        "deliveries": (("download", "Download it here"),),
+        "ask_older": True,
+        "device_is_suggested": True,
+    },
+)
+TAKE = Sample(
+    "take.html",
+    {
+        **SIGNED_IN,
+        "state": "new",
+        "token": TOKEN,
+        "passphrase": PASSPHRASE,
+        "autostart": True,
+        "name": ADA.name,
+        "device": Device(Platform.WINDOWS, "Work laptop", older=False),
+        "older": False,
+        "profile_label": "Client certificate",
+        "valid_until": NOW + timedelta(days=90),
+        "until": NOW + timedelta(minutes=5),
+        "repeat_until": None,
+        "filename": "user_cert.pfx",
+        "encoding": "modern",
+        "ask_older": True,
+    },
+)
+ERROR = Sample(
+    "error.html",
+    {
+        **SIGNED_OUT,
+        "problem": CAUnavailable(),
+        "status": 503,
+        "reference": "8F3A-22",
+        "again": {"token": TOKEN},
+        "passphrase": None,
+        "start": "/",
+    },
+)
+CA = Sample(
+    "ca.html",
+    {
+        **SIGNED_OUT,
+        "root_subject": "CN=CertBob Root,O=Example Org",
+        "fingerprint": ":".join(["8A", "F0", "3C", "71"] * 8),
+        "not_after": NOW + timedelta(days=3650),
+        "intermediates": ["CN=CertBob Intermediate,O=Example Org"],
+    },
+)
+
+SAMPLES: dict[str, Sample] = {
+    "sign-in": LOGIN,
+    "sign-in-refused": LOGIN.changed(problem=SignInRefused(), username="ada"),
+    "sign-in-blocked": LOGIN.changed(problem=SignInBlocked(NOW), username="ada"),
+    "sign-in-again": LOGIN.changed(problem=NotSignedIn()),
+    "options": NEW,
+    "options-many": NEW.changed(
+        profiles=(DEFAULT_PROFILE, VPN),
+        deliveries=(("download", "Download it here"), ("mail", "By mail to a…@example.org")),
+    ),
+    "options-one-validity": NEW.changed(validities=[("1d", "1 day (until 25 November 2026)")]),
+    "options-nothing": NEW.changed(profiles=(), validities=[], values=NEW.facts["values"] | {"profile": ""}),
+    "options-wrong": NEW.changed(
+        values=NEW.facts["values"] | {"device": "Laptop, mine", "older": True},
+        errors={
+            "device": "The name of the device may hold letters, digits, spaces and . _ ' @ - but not ‘,’.",
+            "platform": "Choose where you will use it.",
+            "validity": "Choose how long ‘VPN’ is to last: at most 30 days.",
+        },
+        device_is_suggested=False,
+    ),
+    "options-fragment": Sample("_options.html", NEW.facts),
+    **{
+        f"take-{platform.value}": TAKE.changed(device=Device(platform, "Work laptop", older=False))
+        for platform in Platform
+    },
+    "take-again": TAKE.changed(state="repeat", autostart=False, repeat_until=NOW + timedelta(minutes=2)),
+    "take-older": TAKE.changed(autostart=False, older=True),
+    "take-compatible": TAKE.changed(
+        encoding="compatible", older=True, device=Device(Platform.ANDROID, "Tablet", older=True)
+    ),
+    "take-fixed-encoding": TAKE.changed(ask_older=False),
+    "take-from-chat": TAKE.changed(passphrase=None),
+    "error": ERROR,
+    "error-not-entitled": ERROR.changed(
+        **SIGNED_IN, problem=NotEntitled("VPN", ("vpn-users",)), status=403, again=None
+    ),
+    "error-no-page": ERROR.changed(problem=NoSuchPage(), status=404, again=None),
+    "error-used": ERROR.changed(problem=GrantUsed(NOW), status=409, again=None),
+    "error-used-by-holder": ERROR.changed(
+        problem=GrantUsed(NOW, by_holder=True), status=409, again=None, passphrase=PASSPHRASE
+    ),
+    "error-expired": ERROR.changed(problem=GrantExpired(), status=410, again=None),
+    "alert": Sample("_alert.html", ERROR.facts),
+    "error-text": Sample("error.txt", ERROR.facts),
+    "ca": CA,
+}
+
+
+def pages() -> Iterator[tuple[str, Sample]]:
+    return ((name, sample) for name, sample in SAMPLES.items() if sample.is_page)
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, sample in pages():
+        (folder / f"{name}.html").write_text(sample.render())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
