@@ -21,6 +21,7 @@ from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlencode
 
 from quart import Quart
+from quart.testing.utils import sentinel
 from werkzeug.datastructures import Headers
 
 from certbob import web
@@ -289,6 +290,7 @@ class Client:
             headers=Headers([(name, value) for name, value in merged.items() if value is not None]),
             data=body,
             scheme=self.site.url.partition("://")[0],
+            json=sentinel,  # the type of `open` demands it
             scope_base={"client": (self.address, 40000)},
         )
         answer = Answer(response.status_code, response.headers, await response.get_data(as_text=False))
@@ -319,7 +321,7 @@ def encoding_of(pfx: bytes) -> Encoding:
 
 
 class FakeCA:
-    """The embedded authority, which on demand waits, breaks, or raises `problem` in the place of an answer."""
+    """The embedded authority, which on demand waits, or raises a problem in the place of an answer."""
 
     rules = BuiltinCA.rules
 
@@ -334,6 +336,7 @@ class FakeCA:
         )
         self._real = BuiltinCA(authority, signers=InlineSigners(), clock=clock)
         self.problem: Exception | None = None
+        self.signing_problem: Exception | None = None
         self.broken: str | None = None  # for the operator
         self.asked = asyncio.Event()
         self.may_answer = asyncio.Event()
@@ -342,8 +345,8 @@ class FakeCA:
     async def sign(self, request: SigningRequest) -> Chain:
         self.asked.set()
         await self.may_answer.wait()
-        if self.problem is not None:
-            raise self.problem
+        if (problem := self.signing_problem or self.problem) is not None:
+            raise problem
         return await self._real.sign(request)
 
     async def trust(self) -> Trust:
