@@ -2,7 +2,7 @@
 
     python -m scripts.shots [FOLDER]        `shots/` by default
 
-`readme.png` is what the README shows. Needs Chromium; the pages come from a CertBob of its own in a temporary folder.
+`readme.png` is what the README shows. Needs Chromium; the pages come from a CertBob of its own.
 """
 
 import os

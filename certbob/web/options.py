@@ -68,8 +68,8 @@ def _identity() -> Identity:
 
 def _values(sent: dict[str, str]) -> Values:
     platform = sent.get("platform") or platform_of(user_agent())
-    device = sent.get("device", "")
-    if not device or device in _suggestions().values():
+    device = sent.get("device")
+    if device is None or device in _suggestions().values():
         device = _suggestions().get(platform, "")
     return Values(
         platform=platform,

@@ -152,7 +152,7 @@ async def load_session() -> None:
 
 async def start_session(identity: Identity, response: Response) -> None:
     """A session of a new id; one that the browser had before ends."""
-    await end_session(response)
+    await _forget_session()
     cookie = secrets.token_urlsafe(32)
     now = services().clock.now()
     await services().sessions.add_session(Session(_hash(cookie), identity, created_at=now, seen_at=now))
@@ -160,10 +160,14 @@ async def start_session(identity: Identity, response: Response) -> None:
 
 
 async def end_session(response: Response) -> None:
+    await _forget_session()
+    response.delete_cookie(cookie_name("certbob"), secure=settings().https, httponly=True, samesite="Lax")
+
+
+async def _forget_session() -> None:
     current = session()
     if current is not None:
         await services().sessions.end_session(current.id_hash)
-    response.delete_cookie(cookie_name("certbob"), secure=settings().https, httponly=True, samesite="Lax")
     g.session = None
 
 
