@@ -3,7 +3,8 @@
 import os
 import secrets
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from certbob.errors import CannotStart, StorageProblem
 from certbob.grants import Grants
 from certbob.issuance import Issuance
 from certbob.keys import derive_key
-from certbob.ledger import Ledger
+from certbob.ledger import HOUR, Ledger
 from certbob.ports import CertificateAuthority, Clock, People, Signers
 from certbob.private_files import require_private, write_private
 from certbob.profiles import KeyType, Profiles
@@ -49,14 +50,29 @@ async def build_services(
     `tell_first_account(username, password)` is called once in the life of a data folder, when nobody could
     sign in otherwise; without it no account is made.
     """
-    clock = clock or SystemClock()
+    async with AsyncExitStack() as stack:
+        services = await _build(settings, clock or SystemClock(), ca, signers, tell_first_account, stack)
+        # What is open stays so until `close`; when something failed before this line, it is closed now.
+        return replace(services, close=stack.pop_all().aclose)
+
+
+async def _build(
+    settings: Settings,
+    clock: Clock,
+    ca: CertificateAuthority | None,
+    signers: Signers | None,
+    tell_first_account: Callable[[str, str], None] | None,
+    stack: AsyncExitStack,
+) -> Services:
     data_dir = prepare_data_dir(settings.server.data_dir)
-    pool = SignerPool(os.cpu_count() or 1) if signers is None else None
-    signers = signers or pool
-    assert signers is not None  # noqa: S101 for the type checker
+    if signers is None:
+        signers = pool = SignerPool(os.cpu_count() or 1)
+        stack.callback(pool.close)
     secret = settings.server.secret.reveal() if settings.server.secret else server_secret(data_dir)
     ca = ca or _authority(settings, data_dir, clock=clock, signers=signers)
     database = await Database.open(data_dir / "certbob.sqlite3")
+    stack.push_async_callback(database.close)
+    stack.push_async_callback(ca.close)
     grant_store, people = SqlGrants(database), SqlPeople(database)
     sessions, tries = SqlSessions(database), SqlTries(database)
     grants = Grants(
@@ -80,13 +96,15 @@ async def build_services(
         file_names=FileNames(settings.pkcs12.filename),
         include_root=settings.pkcs12.include_root,
     )
+    stack.push_async_callback(issuance.drain, DRAIN_SECONDS)
     local = LocalAccounts(
         await _accounts(settings, people, tell_first_account), people=people, tries=tries, clock=clock
     )
 
     async def storage_health() -> str | None:
         try:
-            await database.rows("SELECT 1")
+            await tries.forget_tries("readiness")
+            await tries.count_try("readiness", now=clock.now(), limit=2, window=HOUR, ban=HOUR)
         except StorageProblem as error:
             return error.detail
         return None
@@ -96,13 +114,6 @@ async def build_services(
         await grant_store.prune_grants(now - timedelta(days=1))
         await sessions.prune_sessions(now - timedelta(days=1))
         await tries.prune_tries(now)
-
-    async def close() -> None:
-        await issuance.drain(DRAIN_SECONDS)
-        await ca.close()
-        await database.close()
-        if pool is not None:
-            pool.close()
 
     return Services(
         clock=clock,
@@ -117,7 +128,7 @@ async def build_services(
         session_key=derive_key(secret, "session"),
         storage_health=storage_health,
         prune=prune,
-        close=close,
+        close=stack.aclose,
     )
 
 
@@ -139,15 +150,20 @@ def prepare_data_dir(path: Path) -> Path:
 def server_secret(data_dir: Path) -> str:
     """What all keys of this service are derived from; made at the first start. Raises CannotStart."""
     path = data_dir / "secret"
-    if not path.exists():
-        draft = data_dir / f".secret-{secrets.token_hex(8)}"
-        write_private(draft, secrets.token_urlsafe(48).encode())
-        # Linked, so that of two processes that start at once both read the same, whole secret.
-        with suppress(FileExistsError):
-            path.hardlink_to(draft)
-        draft.unlink()
-    require_private(path)
-    secret = path.read_text().strip()
+    try:
+        if not path.exists():
+            draft = data_dir / f".secret-{secrets.token_hex(8)}"
+            write_private(draft, secrets.token_urlsafe(48).encode())
+            # Linked, so that of two processes that start at once both read the same, whole secret.
+            with suppress(FileExistsError):
+                path.hardlink_to(draft)
+            draft.unlink()
+        require_private(path)
+        secret = path.read_text().strip()
+    except OSError as error:
+        raise CannotStart(
+            f"{path} cannot be used: {error.strerror}.", "Give it to the user CertBob runs as."
+        ) from error
     if len(secret) < 32:
         raise CannotStart(
             f"{path} is damaged.", "Restore it from your last backup, or remove it to make a new one."

@@ -15,6 +15,7 @@ Problem
 │   ├── GrantMalformed      not a link of ours
 │   ├── GrantInvalid        looks like one, but we did not sign it
 │   ├── GrantExpired
+│   ├── TakeOver            the page of a file that cannot be had again
 │   └── GrantUsed
 ├── Busy                    more work than the machine can do right now
 ├── StorageProblem          the database cannot write
@@ -189,6 +190,13 @@ class GrantExpired(GrantProblem):
     mend = "Start again to get a fresh one."
 
 
+class TakeOver(GrantProblem):
+    code = "take_over"
+    title = "This page is over"
+    text = "Its file could be had for two minutes."
+    mend = "Start again to get a new one."
+
+
 class GrantUsed(GrantProblem):
     """Already redeemed. Only the time is told: whoever holds the link may not be the owner.
 
@@ -203,13 +211,13 @@ class GrantUsed(GrantProblem):
         super().__init__()
         self.claimed_at = claimed_at
         self.by_holder = by_holder
-        self.text = f"It gave out its certificate on {day_and_time(claimed_at)}, and works once."
+        self.text = f"It was used on {day_and_time(claimed_at)}, and works once."
 
 
 class Busy(Problem):
     code = "busy"
-    title = "Many people are getting certificates right now"
-    text = "Nothing was issued; your link still works."
+    title = "Too many people want something at this moment"
+    text = "Nothing was changed, and nothing was lost."
     mend = "Try again in a few seconds."
 
 

@@ -199,7 +199,7 @@ def grant_lifetime(text: str) -> timedelta:
 
 def validity(text: str) -> timedelta:
     """At most 825 days, as Apple bounds servers of private authorities: a lost key must not live for ever."""
-    return _between(text, timedelta(minutes=5), timedelta(days=825))
+    return _between(text, timedelta(hours=1), timedelta(days=825))
 
 
 def slug(text: str) -> str:

@@ -35,8 +35,13 @@ class Ledger:
         return recent[-self._hourly_limit] + HOUR
 
     async def intend(self, intent: Intent) -> int:
-        """The entry's number, to close it with."""
-        return await self._store.add_entry(intent, now=self._clock.now())
+        """The entry's number, to close it with. Raises TooManyCertificates, Duplicate."""
+        now = self._clock.now()
+        entry = await self._store.add_entry(intent, now=now, since=now - HOUR, limit=self._hourly_limit)
+        if entry is None:
+            await self.check_limit(intent.identity)
+            raise TooManyCertificates(self._hourly_limit, until=now)
+        return entry
 
     async def issued(self, entry: int, certificate: x509.Certificate, note: str | None) -> None:
         """Raises Duplicate when the authority used the serial number before."""

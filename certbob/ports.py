@@ -166,7 +166,9 @@ class Intent:
 class LedgerStore(Protocol):
     """Every method raises StorageProblem when the database cannot do it. Times are aware, UTC."""
 
-    async def add_entry(self, intent: Intent, *, now: datetime) -> int: ...
+    async def add_entry(self, intent: Intent, *, now: datetime, since: datetime, limit: int) -> int | None:
+        """None when this person has `limit` entries since then already; in one statement with the writing."""
+        ...
 
     async def close_entry(
         self,

@@ -9,6 +9,7 @@ from certbob.devices import Encoding
 from certbob.errors import NotEntitled
 from certbob.identity import Identity
 
+_DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
 _LADDER = tuple(timedelta(days=days) for days in (1, 7, 30, 90, 180, 365, 730))
 
 
@@ -68,12 +69,19 @@ class Profile:
 
     def validities(self, longest: timedelta | None) -> tuple[timedelta, ...]:
         """The validities to choose from, shortest first, none beyond what the authority signs (`longest`)."""
-        limit = self.max_validity if longest is None else min(self.max_validity, longest)
+        limit = self.longest_validity(longest)
         choices = {length for length in (*_LADDER, self.validity) if length <= limit}
-        return tuple(sorted(choices | {limit}))
+        return tuple(sorted(choices | ({limit} if limit else set())))
 
     def default_validity(self, longest: timedelta | None) -> timedelta:
-        return self.validity if longest is None else min(self.validity, longest)
+        return min(self.validity, self.longest_validity(longest))
+
+    def longest_validity(self, longest: timedelta | None) -> timedelta:
+        """What both profile and authority allow, in whole days or hours: the authority's end comes nearer."""
+        if longest is None:
+            return self.max_validity
+        unit = _DAY if longest >= _DAY else _HOUR
+        return min(self.max_validity, longest // unit * unit)
 
 
 class Profiles:

@@ -54,7 +54,12 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
 
     def on_stop() -> None:
-        stop.set()
+        if not stop.is_set():
+            stop.set()
+            # The executable's parent passes on what a whole process group got: that is no second one.
+            loop.call_later(1, on_second_stop)
+
+    def on_second_stop() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
 
@@ -120,10 +125,16 @@ def server_config(settings: Settings) -> ServerConfig:
     config.graceful_timeout = GRACE_SECONDS
     config.accesslog = None  # theirs writes the Referer, hence tokens; ours is in `certbob.web`
     config.errorlog = logging.getLogger("hypercorn.error")  # a name would bring a second handler
-    config.errorlog = logging.getLogger("hypercorn.error")  # through our handler and its formatter only
     if settings.server.tls_certificate and settings.server.tls_key:
         config.certfile = str(settings.server.tls_certificate)
         config.keyfile = str(settings.server.tls_key)
+        try:
+            config.create_ssl_context()
+        except OSError as error:
+            raise CannotStart(
+                f"The TLS certificate {config.certfile} and its key cannot be used: {error}.",
+                "Check both files, and that the key belongs to the certificate.",
+            ) from error
     return config
 
 

@@ -18,7 +18,7 @@ from datetime import timedelta
 from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from certbob.errors import SignInBlocked, SignInRefused
+from certbob.errors import Busy, SignInBlocked, SignInRefused
 from certbob.identity import Door, Identity
 from certbob.ports import Clock, People, Tries, TryStore
 
@@ -27,6 +27,8 @@ ADDRESS_LIMIT = 20  # an office behind one address mistypes more often than one 
 WINDOW = timedelta(minutes=2)
 BAN = timedelta(minutes=5)
 MAX_PASSWORD_BYTES = 1024
+MAX_NAME_LENGTH = 256
+MAX_WAITING = 100
 # OWASP's minimum: 19 MiB, 2 passes. One lane only: cryptography 50.0 hangs for ever when two threads
 # verify a hash with more lanes at the same time.
 _MEMORY_KIB, _PASSES, _LANES, _SALT_BYTES, _HASH_BYTES = 19 * 1024, 2, 1, 16, 32
@@ -51,14 +53,25 @@ class LocalAccounts:
         self._tries = tries
         self._clock = clock
         self._slots = asyncio.Semaphore(_CONCURRENT_HASHES)
+        self._waiting = 0
         self._dummy_hash = hash_password(secrets.token_urlsafe())
 
     async def authenticate(self, username: str, password: str, address: str) -> Identity:
-        """Who this is. `address`: the client's IP address. Raises SignInRefused, SignInBlocked."""
-        name = canonical(username)
+        """Who this is. `address`: the client's IP address. Raises SignInRefused, SignInBlocked, Busy."""
+        name = canonical(username[:MAX_NAME_LENGTH])
         # Hashed, because people type their password into the wrong field now and then.
         name_bucket = f"name:{hashlib.sha256(name.encode()).hexdigest()}"
         address_bucket = f"address:{network_of(address)}"
+        await self._check_address(address_bucket)
+        if self._waiting >= MAX_WAITING:
+            raise Busy("too many sign-ins at once")
+        self._waiting += 1
+        try:
+            return await self._verified(name, password, name_bucket, address_bucket)
+        finally:
+            self._waiting -= 1
+
+    async def _verified(self, name: str, password: str, name_bucket: str, address_bucket: str) -> Identity:
         async with self._slots:
             await self._check_address(address_bucket)
             tries = await self._count(name_bucket, NAME_LIMIT)
@@ -74,11 +87,16 @@ class LocalAccounts:
         return await self._identity(account)
 
     def still_knows(self, identity: Identity) -> bool:
-        """False for somebody whose account was taken out of the configuration."""
-        return identity.door is not Door.LOCAL or identity.account in self._accounts
+        """False once the account is not what it was at the sign-in: gone, or of another name or groups."""
+        if identity.door is not Door.LOCAL:
+            return True
+        account = self._accounts.get(identity.account)
+        return account is not None and identity == self._identity_of(account, identity.subject)
 
     async def _identity(self, account: Account) -> Identity:
-        subject = await self._people.subject_for(Door.LOCAL, account.username)
+        return self._identity_of(account, await self._people.subject_for(Door.LOCAL, account.username))
+
+    def _identity_of(self, account: Account, subject: str) -> Identity:
         return Identity(subject, account.name, account.email, account.groups, Door.LOCAL, account.username)
 
     async def _check_address(self, bucket: str) -> None:

@@ -108,12 +108,13 @@ class SqlLedger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add_entry(self, intent: Intent, *, now: datetime) -> int:
+    async def add_entry(self, intent: Intent, *, now: datetime, since: datetime, limit: int) -> int | None:
         identity = intent.identity
-        row = await self._database.one(
+        row = await self._database.row(
             "INSERT INTO certificates (grant_hash, state, subject, door, account, name, email, profile,"
             " platform, device, encoding, key_type, validity, csr_sha256, request_id, created_at)"
-            " VALUES (?, 'intent', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+            " SELECT ?, 'intent', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE (SELECT count(*)"
+            " FROM certificates WHERE subject = ? AND created_at > ? AND state <> 'failed') < ? RETURNING id",
             intent.grant_hash,
             identity.subject,
             identity.door,
@@ -129,8 +130,11 @@ class SqlLedger:
             intent.csr_sha256,
             intent.request_id,
             to_epoch(now),
+            identity.subject,
+            to_epoch(since),
+            limit,
         )
-        return int(row[0])
+        return None if row is None else int(row[0])
 
     async def close_entry(
         self,

@@ -36,7 +36,7 @@ class Database:
             for pragma in ("busy_timeout=5000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
                 await connection.execute_fetchall(f"PRAGMA {pragma}")
             if list(await connection.execute_fetchall("PRAGMA quick_check")) != [("ok",)]:
-                raise sqlite3.DatabaseError("quick_check found damage")
+                raise _damaged(path)
             await _migrate(connection, path)
         except sqlite3.Error as error:
             await connection.close()
@@ -74,9 +74,11 @@ async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
     scripts = sorted(
         (entry for entry in folder.iterdir() if entry.name.endswith(".sql")), key=lambda e: e.name
     )
+    if await _version(connection) == len(scripts):
+        return
     for number, script in enumerate(scripts, start=1):
         await connection.execute_fetchall("BEGIN IMMEDIATE")
-        ((version,),) = await connection.execute_fetchall("PRAGMA user_version")
+        version = await _version(connection)
         if version > len(scripts):
             await connection.execute_fetchall("ROLLBACK")
             raise CannotStart(
@@ -90,9 +92,19 @@ async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
         await connection.execute_fetchall("COMMIT")
 
 
+async def _version(connection: aiosqlite.Connection) -> int:
+    ((version,),) = await connection.execute_fetchall("PRAGMA user_version")
+    return int(version)
+
+
 def _unusable(path: Path, error: sqlite3.Error) -> CannotStart:
-    if "readonly" in str(error) or "unable to open" in str(error):
-        return CannotStart(
-            f"The database {path} cannot be written: {error}.", "Give the file to the user CertBob runs as."
-        )
-    return CannotStart(f"The database {path} is damaged: {error}.", "Restore it from your last backup.")
+    if getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return CannotStart(f"The database {path} is damaged: {error}.", "Restore it from your last backup.")
+    return CannotStart(
+        f"The database {path} cannot be used: {error}.",
+        "Look at its owner, at the space on its disk, and at what else has it open.",
+    )
+
+
+def _damaged(path: Path) -> CannotStart:
+    return CannotStart(f"The database {path} is damaged.", "Restore it from your last backup.")

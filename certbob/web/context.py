@@ -8,6 +8,8 @@ from quart import current_app, g, request
 from certbob.ports import Session
 from certbob.services import Services
 
+MAX_USER_AGENT = 256
+
 
 @dataclass(frozen=True, slots=True)
 class WebSettings:
@@ -60,4 +62,5 @@ def names_html() -> bool:
 
 
 def user_agent() -> str:
-    return request.headers.get("User-Agent", "")
+    """Cut, because it is searched with patterns and may be as long as all headers together."""
+    return request.headers.get("User-Agent", "")[:MAX_USER_AGENT]

@@ -4,7 +4,7 @@ import logging
 import math
 
 from quart import Quart, Response
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from certbob import errors
 from certbob.errors import Problem
@@ -25,6 +25,7 @@ STATUS: dict[type[Problem], int] = {
     errors.WrongMethod: 405,
     errors.GrantUsed: 409,
     errors.GrantExpired: 410,
+    errors.TakeOver: 410,
     errors.TooLarge: 413,
     errors.InvalidInput: 422,
     errors.SignInRefused: 422,
@@ -40,6 +41,8 @@ STATUS: dict[type[Problem], int] = {
 RETRY_SECONDS = {errors.Busy: 2, errors.CAUnavailable: 10, errors.StorageProblem: 10}
 # htmx puts these in the place of the form; all others go to the alert above it, and the form stays.
 SWAPPED_IN_PLACE = (409, 410, 422, 429)
+
+MAX_DETAIL = 500  # some of it is a stranger's text
 
 _HTTP = {404: errors.NoSuchPage, 405: errors.WrongMethod, 413: errors.TooLarge}
 
@@ -86,7 +89,8 @@ def retry_after(problem: Problem) -> dict[str, str]:
 
 def log_problem(problem: Problem) -> None:
     level = logging.ERROR if status_of(problem) >= 500 else logging.INFO
-    log.log(level, "%s %s: %s", reference(), problem.code, problem.detail or problem.text)
+    detail = (problem.detail or problem.text)[:MAX_DETAIL]
+    log.log(level, "%s %s: %s", reference(), problem.code, detail)
 
 
 def set_up_errors(app: Quart) -> None:
@@ -97,7 +101,13 @@ def set_up_errors(app: Quart) -> None:
 
     @app.errorhandler(HTTPException)
     async def on_http_exception(error: HTTPException) -> Response:
-        return await show(_HTTP.get(error.code or 400, errors.BadRequest)())
+        if error.code is not None and error.code >= 500:
+            log.error("%s %r", reference(), error)
+            return await show(Problem())
+        response = await show(_HTTP.get(error.code or 400, errors.BadRequest)())
+        if isinstance(error, MethodNotAllowed):
+            response.headers["Allow"] = ", ".join(error.valid_methods or ())
+        return response
 
     @app.errorhandler(Exception)
     async def on_exception(error: Exception) -> Response:

@@ -3,11 +3,12 @@
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from quart import Blueprint, Response, request
+from werkzeug.exceptions import HTTPException
 
-from certbob.errors import NotSignedIn, Problem, SignInBlocked, SignInRefused
+from certbob.errors import BadRequest, NotSignedIn, Problem, SignInBlocked, SignInRefused
 from certbob.web.context import is_htmx, services, session
 from certbob.web.errors import log_problem, retry_after, status_of
-from certbob.web.forms import read_form
+from certbob.web.forms import MAX_FIELDS, read_form
 from certbob.web.pages import page
 from certbob.web.security import end_session, public, signed_in, start_session
 
@@ -20,11 +21,15 @@ DESTINATIONS = {"/new": ("platform", "device", "profile", "validity", "older", "
 
 def destination(wanted: str) -> str:
     """`wanted` reduced to a page of ours and its known fields, else the start."""
-    url = urlsplit(wanted)
+    try:
+        url = urlsplit(wanted)
+        sent = parse_qsl(url.query, max_num_fields=MAX_FIELDS)
+    except ValueError:
+        return START
     fields = DESTINATIONS.get(url.path)
     if fields is None or url.scheme or url.netloc:
         return START
-    kept = [(name, value) for name, value in parse_qsl(url.query, max_num_fields=50) if name in fields]
+    kept = [(name, value) for name, value in sent if name in fields]
     return url.path + (f"?{urlencode(kept)}" if kept else "")
 
 
@@ -70,7 +75,10 @@ async def ask_to_sign_in(problem: NotSignedIn) -> Response:
     """A first visit goes to the sign-in page; a form sent too late says so, and its values survive."""
     if request.method != "POST":
         return _leave(f"/login?next={quote(destination(request.full_path))}")
-    wanted = destination(f"{request.path}?{urlencode(await read_form())}")
+    try:
+        wanted = destination(f"{request.path}?{urlencode(await read_form())}")
+    except (BadRequest, HTTPException):
+        wanted = START
     if is_htmx():
         return Response(status=401, headers={"HX-Redirect": f"/login?next={quote(wanted)}"})
     return await _login_page(problem, "", wanted)

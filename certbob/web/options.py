@@ -7,7 +7,7 @@ from quart import Blueprint, Response, request
 
 from certbob import words
 from certbob.devices import Device, Platform, looks_old, platform_of
-from certbob.errors import InvalidInput, NotSignedIn, UnfitName
+from certbob.errors import CAUnavailable, InvalidInput, NotSignedIn, UnfitName
 from certbob.identity import Identity, fit_device_name
 from certbob.profiles import Profile
 from certbob.web.context import is_htmx, services, session, settings, user_agent
@@ -98,17 +98,28 @@ async def _parse(values: Values, identity: Identity) -> tuple[str, Device, timed
         errors["platform"] = "Choose where you will use it."
     if values.delivery not in dict(DELIVERIES):
         errors["delivery"] = "Choose how you want to get it."
+    if not values.profile:
+        raise InvalidInput({**errors, "profile": "Choose what it is for."})
     profile = services().profiles.entitled(values.profile, identity)
-    longest = await services().ca.longest_validity()
-    offered = {words.format_duration(length): length for length in profile.validities(longest)}
-    if values.validity not in offered:
+    longest = profile.longest_validity(await services().ca.longest_validity())
+    if not longest:
+        raise CAUnavailable("the authority ends within the hour")
+    validity = _duration(values.validity)
+    if validity is None or validity > longest:
         errors["validity"] = (
-            f"Choose how long ‘{profile.label}’ is to last: at most {words.duration(max(offered.values()))}."
+            f"Choose how long ‘{profile.label}’ is to last: at most {words.duration(longest)}."
         )
-    if errors:
+    if errors or validity is None:
         raise InvalidInput(errors)
     device = Device(Platform(values.platform), device_name, values.older and settings().ask_older)
-    return profile.id, device, offered[values.validity]
+    return profile.id, device, validity
+
+
+def _duration(text: str) -> timedelta | None:
+    try:
+        return words.parse_duration(text)
+    except ValueError:
+        return None
 
 
 async def _options_page(

@@ -9,13 +9,13 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import ParamSpec
-from urllib.parse import urlsplit
 
 from quart import Response, g, request
 
-from certbob.errors import ForeignRequest, NotSignedIn
+from certbob.errors import ForeignRequest, NotSignedIn, StorageProblem
 from certbob.identity import Identity
 from certbob.ports import Session
 from certbob.web.context import services, session, settings
@@ -106,9 +106,9 @@ def _from_here() -> bool:
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:
         return site == "same-origin"
-    origin = urlsplit(request.headers.get("Origin", ""))
-    ours = urlsplit(settings().public_url)
-    return origin.scheme == ours.scheme and origin.netloc.lower() in allowed_hosts(settings().public_url)
+    scheme = settings().public_url.partition("://")[0]
+    ours = {f"{scheme}://{host}" for host in allowed_hosts(settings().public_url)}
+    return request.headers.get("Origin", "").lower() in ours
 
 
 def cookie_name(purpose: str) -> str:
@@ -146,7 +146,9 @@ async def load_session() -> None:
         await services().sessions.end_session(found.id_hash)
         return
     if now - found.seen_at > TOUCH_EVERY:
-        await services().sessions.touch_session(found.id_hash, now=now)
+        # A full disk must not lock people out of what they can read.
+        with suppress(StorageProblem):
+            await services().sessions.touch_session(found.id_hash, now=now)
     g.session = found
 
 
@@ -160,8 +162,10 @@ async def start_session(identity: Identity, response: Response) -> None:
 
 
 async def end_session(response: Response) -> None:
+    """On a shared computer nobody after this sees the last file's page either."""
     await _forget_session()
-    response.delete_cookie(cookie_name("certbob"), secure=settings().https, httponly=True, samesite="Lax")
+    for purpose in ("certbob", "certbob-take"):
+        response.delete_cookie(cookie_name(purpose), secure=settings().https, httponly=True, samesite="Lax")
 
 
 async def _forget_session() -> None:
@@ -181,7 +185,7 @@ def form_token() -> str:
 
 def holder() -> str | None:
     """The secret of the browser that has seen a take page; it may fetch the file again."""
-    return request.cookies.get(cookie_name("certbob-take"))
+    return request.cookies.get(cookie_name("certbob-take")) or None
 
 
 def remember_holder(response: Response) -> None:
