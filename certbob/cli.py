@@ -14,14 +14,16 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding as Serialization
 
 from certbob import __version__, server
+from certbob.auth.local import MAX_PASSWORD_BYTES
 from certbob.auth.local import hash_password as hash_of
 from certbob.bootstrap import build_services
 from certbob.config import ConfigProblems, Settings, find_config, load, redacted
 from certbob.devices import Device, Platform
-from certbob.errors import Problem
+from certbob.errors import CannotStart, Problem
 from certbob.identity import Door, Identity, fit_device_name, fit_email, fit_name
 from certbob.issuance import Issued
 from certbob.logs import set_up_logging
+from certbob.ports import Trust
 from certbob.private_files import write_private
 from certbob.profiles import Profile
 from certbob.services import Services
@@ -42,7 +44,17 @@ def main() -> None:
     except ConfigProblems as problems:
         _fail(str(problems), USAGE_ERROR)
     except Problem as problem:
-        _fail(f"{problem.title}. {problem.text} {problem.mend}".replace(".. ", ". "), FAILURE)
+        _fail(_for_operators(problem), FAILURE)
+
+
+def _for_operators(problem: Problem) -> str:
+    """What happened, with the detail that pages keep from people; the mend only where it fits a terminal."""
+    parts = [f"{problem.title}.", problem.text]
+    if isinstance(problem, CannotStart):
+        parts.append(problem.mend)
+    elif problem.detail not in ("", problem.text):
+        parts.append(f"({problem.detail[:500]})")
+    return " ".join(parts)
 
 
 def _fail(message: str, status: int) -> NoReturn:
@@ -122,9 +134,13 @@ def issue(
         validity = profile.default_validity(await services.ca.longest_validity())
         token = await services.grants.mint(identity, profile.id, wanted, validity)
         path = output or Path(services.issuance.file_name(await services.grants.inspect(token)))
-        _require_new_file(path)
-        issued = await services.issuance.issue(token)
-        await asyncio.to_thread(write_private, path, issued.content)
+        _write_new_file(path, b"")  # before anything is signed: it can be written and replaces nothing
+        try:
+            issued = await services.issuance.issue(token)
+            path.write_bytes(issued.content)
+        except BaseException:
+            path.unlink()
+            raise
         return issued, services.grants.passphrase(token), path
 
     issued, passphrase, path = _with_services(settings, work)
@@ -153,12 +169,13 @@ def _profile(settings: Settings, wanted: str | None) -> Profile:
     _fail(f"there is no profile {wanted!r}; there are: {known}.", USAGE_ERROR)
 
 
-def _require_new_file(path: Path) -> None:
-    """Before anything is signed: the file can be written and replaces nothing."""
-    if path.exists():
+def _write_new_file(path: Path, content: bytes) -> None:
+    try:
+        write_private(path, content)
+    except FileExistsError:
         _fail(f"{path} exists already; name another file with --output.", FAILURE)
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        _fail(f"the folder {path.parent} cannot be written; name another file with --output.", FAILURE)
+    except OSError as error:
+        _fail(f"{path} cannot be written: {error.strerror}; name another file with --output.", FAILURE)
 
 
 @cli.command()
@@ -170,9 +187,12 @@ def hash_password() -> None:
     if sys.stdin.isatty():
         password = click.prompt("Password", hide_input=True, confirmation_prompt="Again", err=True)
     else:
-        password = sys.stdin.read().removesuffix("\n").removesuffix("\r")
-    if not password:
-        _fail("the password is empty.", USAGE_ERROR)
+        try:
+            password = sys.stdin.buffer.read().decode().removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError:
+            _fail("the password is not UTF-8 text.", USAGE_ERROR)
+    if not 1 <= len(password.encode("utf-8", "surrogatepass")) <= MAX_PASSWORD_BYTES:
+        _fail(f"a password has 1 to {MAX_PASSWORD_BYTES} bytes.", USAGE_ERROR)
     click.echo(hash_of(password))
 
 
@@ -186,13 +206,23 @@ def ca() -> None:
 @click.pass_obj
 def ca_show(load_settings: LoadSettings, as_json: bool) -> None:
     """Name, fingerprint and end of root and intermediates."""
-    trust = _with_services(load_settings(), lambda services: services.ca.trust())
+    trust = _trust(load_settings())
     facts = [_certificate_facts(certificate) for certificate in (trust.root, *trust.intermediates)]
     if as_json:
         click.echo(json.dumps(facts, ensure_ascii=False))
         return
     for fact in facts:
         click.echo(f"{fact['subject']}\n  SHA-256      {fact['sha256']}\n  valid until  {fact['not_after']}")
+
+
+def _trust(settings: Settings) -> Trust:
+    """Asking must not found an authority in whatever folder this runs."""
+    if settings.ca.backend == "builtin" and not (settings.server.data_dir / "ca").exists():
+        raise CannotStart(
+            f"There is no authority in {settings.server.data_dir} yet.",
+            "Start CertBob once, or look for its data folder.",
+        )
+    return _with_services(settings, lambda services: services.ca.trust())
 
 
 def _certificate_facts(certificate: x509.Certificate) -> dict[str, str]:
@@ -212,7 +242,7 @@ def ca_export(load_settings: LoadSettings, chain: bool, der: bool, output: IO[by
     """The root certificate, as PEM."""
     if chain and der:
         _fail("--der holds one certificate only; leave out --chain.", USAGE_ERROR)
-    trust = _with_services(load_settings(), lambda services: services.ca.trust())
+    trust = _trust(load_settings())
     form = Serialization.DER if der else Serialization.PEM
     for certificate in (*(trust.intermediates if chain else ()), trust.root):
         output.write(certificate.public_bytes(form))

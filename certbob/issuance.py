@@ -103,6 +103,10 @@ class Take:
     downloads: int = 0
 
     @property
+    def is_ready(self) -> bool:
+        return self.until is not None
+
+    @property
     def encoding(self) -> Encoding:
         return self.task.result().encoding
 
@@ -138,6 +142,7 @@ class Issuance:
         self._include_root = include_root
         self._takes: dict[str, Take] = {}
         self._running: set[asyncio.Task[Any]] = set()
+        self._uncollected: set[int] = set()  # entries whose browser went away, while their file is kept
 
     async def admit(self, identity: Identity, profile_id: str) -> Profile:
         """The profile this person may have a certificate of now. Raises NotEntitled, TooManyCertificates."""
@@ -158,7 +163,7 @@ class Issuance:
         Raises the GrantProblems, NotEntitled, TooManyCertificates, Busy, StorageProblem and CAProblems.
         """
         grant = await self._grants.inspect(untrusted_token)
-        take = self._take_of(grant, holder)
+        take = self.take_of(grant, holder)
         if take is None:
             if len(self._running) >= MAX_RUNNING:
                 raise Busy
@@ -173,17 +178,18 @@ class Issuance:
             take.downloads += 1
         return await self._collect(grant, untrusted_token, task, options)
 
-    def repeatable(self, holder: str | None) -> Take | None:
-        """The last grant this browser has redeemed, while its file can be had again."""
-        for take in reversed(self._takes.values()):
-            if take.until is not None and self._take_of(take.grant, holder) is take:
-                return take
-        return None
+    def last_take(self, holder: str | None) -> Take | None:
+        """The last grant this browser redeems or has redeemed, while its file can be had again."""
+        takes = (self.take_of(take.grant, holder) for take in reversed(self._takes.values()))
+        return next(filter(None, takes), None)
 
     async def drain(self, seconds: float) -> None:
         """Let running issuances end, for so long at most; called at shutdown."""
-        if self._running:
-            await asyncio.wait(self._running, timeout=seconds)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        # What ends may leave work behind: a late answer to take back, a note for the ledger.
+        while self._running and (left := deadline - loop.time()) > 0:
+            await asyncio.wait(self._running, timeout=left)
 
     def file_name(self, grant: Grant, form: Format = Format.PFX) -> str:
         return self._file_names.name(
@@ -193,7 +199,8 @@ class Issuance:
     def encoding_for(self, grant: Grant, older: bool | None = None) -> Encoding:
         return self._encodings.encoding(older=grant.device.older if older is None else older)
 
-    def _take_of(self, grant: Grant, holder: str | None) -> Take | None:
+    def take_of(self, grant: Grant, holder: str | None) -> Take | None:
+        """This browser's take of this grant, while its file is made or can be had again."""
         take = self._takes.get(grant.id_hash)
         if take is None or holder is None:
             return None
@@ -218,6 +225,8 @@ class Issuance:
     def _drop(self, take: Take) -> None:
         if self._takes.get(take.grant.id_hash) is take:
             del self._takes[take.grant.id_hash]
+        if take.is_ready:
+            self._uncollected.discard(take.task.result().entry)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
@@ -235,6 +244,10 @@ class Issuance:
         except asyncio.CancelledError:
             task.add_done_callback(self._note_uncollected)
             raise
+        if made.entry in self._uncollected:
+            self._uncollected.discard(made.entry)
+            with suppress(StorageProblem):
+                await self._ledger.delivered(made.entry, True)
         encoding = made.encoding if options.older is None else self.encoding_for(grant, options.older)
         content = made.pfx
         if encoding is not made.encoding or options.form is not Format.PFX:
@@ -246,7 +259,8 @@ class Issuance:
                 form=options.form,
             )
         if encoding is not made.encoding:
-            await self._ledger.encoded_as(made.entry, encoding)
+            with suppress(StorageProblem):
+                await self._ledger.encoded_as(made.entry, encoding)
         return Issued(
             content=content,
             media_type=options.form.media_type,
@@ -259,8 +273,9 @@ class Issuance:
             return
         if error := task.exception():
             log.warning("an issuance failed after its browser had gone: %r", error)
-        else:
-            self._spawn(self._ledger.delivered(task.result().entry, False))
+            return
+        self._uncollected.add(task.result().entry)
+        self._spawn(self._ledger.delivered(task.result().entry, False))
 
     async def _redeem(
         self, untrusted_token: str, holder: str | None, options: FileOptions, request_id: str
@@ -288,12 +303,15 @@ class Issuance:
                     request_id=request_id,
                 )
             )
+        except Duplicate as error:
+            # Somebody took this claim over because it lasted so long, and has the certificate.
+            raise GrantUsed(self._clock.now()) from error
         except Exception:
             await self._grants.release(grant)
             raise
         chain = await self._sign(grant, entry, request, trust)
         try:
-            return await self._bundle(grant, untrusted_token, entry, chain, new.private_key, encoding)
+            return await self._bundle(grant, untrusted_token, entry, chain, trust, new.private_key, encoding)
         except Exception:
             await self._ledger.delivered(entry, False)
             raise
@@ -386,12 +404,13 @@ class Issuance:
         untrusted_token: str,
         entry: int,
         chain: Chain,
+        trust: Trust,
         private_key: bytes,
         encoding: Encoding,
     ) -> _Made:
         authorities = list(chain.intermediates)
         if self._include_root:
-            authorities.append((await self._ca.trust()).root)
+            authorities.append(trust.root)
         pfx = await self._signers.run(
             bundles.to_pkcs12,
             private_key,

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 2048  # with the default of 100 a herd of browsers stalls for a second
 GRACE_SECONDS = 20
+# Longer than any answer takes. Without it a connection that begins HTTP/2 and says no more stays for ever.
+READ_SECONDS = 120
 
 
 class ServerConfig(hypercorn.config.Config):
@@ -123,6 +125,7 @@ def server_config(settings: Settings) -> ServerConfig:
     config.backlog = BACKLOG
     config.include_server_header = False
     config.graceful_timeout = GRACE_SECONDS
+    config.read_timeout = READ_SECONDS
     config.accesslog = None  # theirs writes the Referer, hence tokens; ours is in `certbob.web`
     config.errorlog = logging.getLogger("hypercorn.error")  # a name would bring a second handler
     if settings.server.tls_certificate and settings.server.tls_key:

@@ -1,7 +1,7 @@
 """What front doors are given: the core's services, wired by `certbob.bootstrap`."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from certbob.grants import Grants
 from certbob.identity import Identity
@@ -34,7 +34,7 @@ class Services:
     people: People
     sessions: SessionStore
     local: LocalSignIn
-    session_key: bytes  # for form tokens
+    session_key: bytes = field(repr=False)  # for form tokens
     storage_health: Callable[[], Awaitable[str | None]]  # None, or what is wrong
     prune: Callable[[], Awaitable[None]]
     close: Callable[[], Awaitable[None]]

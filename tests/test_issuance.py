@@ -344,7 +344,7 @@ async def test_a_wrong_certificate_is_recorded_revoked_where_possible_and_given_
             ("rejected", serial(leaf), leaf.public_bytes(Serialization.DER))
         ]
         assert not await is_redeemable(core, token)
-        assert core.services.issuance.repeatable("ada") is None
+        assert core.services.issuance.last_take("ada") is None
         if isinstance(core.ca, RevokingCA):
             assert core.ca.revoked == [leaf.serial_number]
 
@@ -748,7 +748,7 @@ async def test_two_minutes_are_counted_from_the_file(core: Core) -> None:
     core.clock.advance(REPEAT_WINDOW - SECOND)
     await core.issue(token, "ada")
     core.clock.advance(SECOND)
-    assert core.services.issuance.repeatable("ada") is None
+    assert core.services.issuance.last_take("ada") is None
     with pytest.raises(GrantUsed) as used:
         await core.issue(token, "ada")
     assert used.value.by_holder
@@ -759,27 +759,29 @@ async def test_what_can_be_had_again_is_told_to_that_browser_only(core: Core) ->
     await core.issue(token, "ada")
     await core.issue(later, "ada")
 
-    take = core.services.issuance.repeatable("ada")
+    take = core.services.issuance.last_take("ada")
     assert take is not None
     assert (take.token, take.encoding, take.not_after) == (
         later,
         Encoding.MODERN,
         core.ca.signed[1].not_valid_after_utc,
     )
-    assert core.services.issuance.repeatable("eve") is None
-    assert core.services.issuance.repeatable(None) is None
+    assert core.services.issuance.last_take("eve") is None
+    assert core.services.issuance.last_take(None) is None
 
 
-async def test_what_is_not_there_yet_cannot_be_had_again(core: Core) -> None:
+async def test_a_take_is_known_from_its_start_and_ready_with_its_file(core: Core) -> None:
     gate = asyncio.Event()
     core.ca.answers = [core.ca.held(gate)]
     task = asyncio.create_task(core.issue(await core.mint(), "ada"))
     await until(lambda: core.ca.asked != [])
-    assert core.services.issuance.repeatable("ada") is None
+    take = core.services.issuance.last_take("ada")
+    assert take is not None
+    assert not take.is_ready
 
     gate.set()
     await task
-    assert core.services.issuance.repeatable("ada") is not None
+    assert take.is_ready
 
 
 async def test_the_key_leaves_the_memory_after_two_minutes(

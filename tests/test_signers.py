@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -213,10 +213,11 @@ def test_no_signer_outlives_a_service_that_is_killed(number: signal.Signals) -> 
         os.kill(service.pid, number)
         service.wait(30)
         # The signers hold the other end of this pipe too: it ends when the last of them has.
-        ended = wait([service.stdout], timeout=10)
+        ended = wait([service.stdout.fileno()], timeout=10)
         if not ended:
             for pid in pids:
-                os.kill(int(pid), signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
 
     assert len(pids) == 2
     assert ended

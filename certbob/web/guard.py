@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 MAX_TARGET_BYTES = 4096
 MAX_HEADER_BYTES = 16384
 METHODS = frozenset({"GET", "HEAD", "POST"})
+VERSIONS = {"http": ("1.0", "1.1"), "https": ("1.0", "1.1", "2")}
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 MONITORING = ("/healthz", "/readyz")
 
@@ -66,8 +67,10 @@ class Guard:
             return "The address or the headers are too long."
         if scope["method"] not in METHODS:
             return "This method is not offered."
-        if scope["http_version"] == "2" and scope["scheme"] != "https":
-            return "HTTP/2 is offered over TLS only."
+        if not scope["path"].startswith("/"):
+            return "The address does not begin with a slash."
+        if scope["http_version"] not in VERSIONS[scope["scheme"]]:
+            return "This version of HTTP is not offered here; HTTP/2 over TLS only."
         if b"transfer-encoding" in names and b"content-length" in names:
             return "The length of the body is told twice."
         hosts = [
@@ -83,7 +86,12 @@ class Guard:
         )
 
     async def _refuse(self, reason: str, send: Any) -> None:
-        headers = [*self._headers, (b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+        headers = [
+            *self._headers,
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"cache-control", b"no-store"),
+            (b"connection", b"close"),
+        ]
         await send({"type": "http.response.start", "status": 400, "headers": headers})
         await send({"type": "http.response.body", "body": f"{reason}\n".encode()})
 

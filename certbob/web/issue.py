@@ -4,7 +4,7 @@ from quart import Blueprint, Response, request
 
 from certbob.bundles import Format
 from certbob.devices import looks_old
-from certbob.errors import BadRequest, GrantMalformed, GrantUsed, Problem
+from certbob.errors import BadRequest, GrantMalformed, GrantUsed, Problem, TakeOver
 from certbob.identity import Door
 from certbob.issuance import REPEAT_WINDOW, FileOptions, Issued, Take
 from certbob.web.context import is_htmx, names_html, reference, services, settings, user_agent
@@ -70,9 +70,8 @@ async def redeem() -> Response:
 async def take_page(token: str) -> Response:
     """The passphrase, and the form that redeems; changes nothing."""
     grant = await services().grants.inspect(token)
-    take = services().issuance.repeatable(holder())
-    if take is not None and take.grant.id_hash == grant.id_hash:
-        return await _render_take(take.token, take=take)
+    if (take := services().issuance.take_of(grant, holder())) is not None:
+        return await _render_take(token, take=take)
     try:
         services().grants.check_live(grant, holder())
     except GrantUsed as problem:
@@ -81,9 +80,10 @@ async def take_page(token: str) -> Response:
 
 
 async def _repeat_page() -> Response:
-    take = services().issuance.repeatable(holder())
+    """The address without a token is what the page of a running or finished download shows."""
+    take = services().issuance.last_take(holder())
     if take is None:
-        raise GrantMalformed("no token")
+        raise TakeOver
     return await _render_take(take.token, take=take)
 
 
@@ -91,10 +91,17 @@ async def _render_take(token: str, take: Take | None = None) -> Response:
     grants, issuance = services().grants, services().issuance
     grant = await grants.inspect(token)
     surprising_age = looks_old(user_agent()) and not grant.device.older and settings().ask_older
-    autostart = take is None and grant.identity.door in CLICKED and not surprising_age
+    ready = take if take is not None and take.is_ready else None
+    autostart = (
+        take is None
+        and grant.identity.door in CLICKED
+        # A link that was pasted or sent somewhere is no click on a page of ours.
+        and request.headers.get("Sec-Fetch-Site") == "same-origin"
+        and not surprising_age
+    )
     response = await page(
         "take.html",
-        state="new" if take is None else "repeat",
+        state="new" if ready is None else "repeat",
         token=token,
         passphrase=grants.passphrase(token),
         autostart=autostart,
@@ -102,11 +109,11 @@ async def _render_take(token: str, take: Take | None = None) -> Response:
         device=grant.device,
         older=grant.device.older or surprising_age,
         profile_label=services().profiles.entitled(grant.profile_id, grant.identity).label,
-        valid_until=grant.created_at + grant.validity if take is None else take.not_after,
+        valid_until=grant.created_at + grant.validity if ready is None else ready.not_after,
         until=grant.expires_at,
-        repeat_until=None if take is None else take.until,
+        repeat_until=None if ready is None else ready.until,
         filename=issuance.file_name(grant),
-        encoding=issuance.encoding_for(grant) if take is None else take.encoding,
+        encoding=issuance.encoding_for(grant) if ready is None else ready.encoding,
         ask_older=settings().ask_older,
     )
     remember_holder(response)
@@ -132,6 +139,8 @@ def _is_direct_download() -> bool:
         settings().direct_download
         and request.method == "GET"
         and not names_html()
+        # A browser that names no html wants a picture or a script of another page.
+        and headers.get("Sec-Fetch-Site", "none") == "none"
         and "prefetch" not in purposes
         and "preview" not in purposes
         and not any(agent in user_agent().lower() for agent in PREVIEW_AGENTS)

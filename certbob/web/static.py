@@ -3,13 +3,20 @@
 import base64
 import gzip
 import hashlib
-import mimetypes
 from dataclasses import dataclass
 from pathlib import Path
 
 from quart import Response, request
 
-COMPRESSIBLE = ("text/", "image/svg+xml", "application/json")
+# Fixed, because the system's own table differs from machine to machine.
+MEDIA_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".ico": "image/vnd.microsoft.icon",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+PLAIN_TEXT = "text/plain; charset=utf-8"
+COMPRESSIBLE = ("text/", "image/svg+xml")
 FOR_EVER = "public, max-age=31536000, immutable"
 
 
@@ -52,8 +59,6 @@ class StaticFiles:
 
 def _read(path: Path) -> _File:
     content = path.read_bytes()
-    media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    if media_type.startswith("text/"):
-        media_type += "; charset=utf-8"
+    media_type = MEDIA_TYPES.get(path.suffix, PLAIN_TEXT)
     compressed = gzip.compress(content, mtime=0) if media_type.startswith(COMPRESSIBLE) else None
     return _File(content, compressed, media_type, hashlib.sha256(content).hexdigest()[:16])

@@ -67,17 +67,21 @@ async def serve(
     *,
     idle_seconds: float = 0.3,
     body_seconds: float = 0.3,
+    read_seconds: int = 5,
     **site: Any,
 ) -> AsyncIterator[Served]:
     """`site` as for `open_site`. Time-outs are as in production, but shorter."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.listen()  # from now on clients wait instead of being refused
         port = listener.getsockname()[1]
         async with open_site(data_dir, clock, public_url=f"http://127.0.0.1:{port}", **site) as opened:
             opened.app.config["BODY_TIMEOUT"] = body_seconds
             config = server_config(opened.settings)
             config.bind = [f"fd://{listener.detach()}"]
             config.keep_alive_timeout = idle_seconds
+            assert config.read_timeout
+            config.read_timeout = read_seconds
             config.graceful_timeout = 1
             stop = asyncio.Event()
             serving = asyncio.create_task(

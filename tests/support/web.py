@@ -259,6 +259,10 @@ class Client:
     async def get(self, path: str, headers: HeaderChanges | None = None) -> Answer:
         return await self.send("GET", path, headers)
 
+    async def follow(self, link: str) -> Answer:
+        """As after a click on a page of ours, or a redirect of its form."""
+        return await self.get(link, {"Sec-Fetch-Site": "same-origin"})
+
     async def head(self, path: str, headers: HeaderChanges | None = None) -> Answer:
         return await self.send("HEAD", path, headers)
 

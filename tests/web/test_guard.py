@@ -1,12 +1,14 @@
-"""What never reaches the framework; most of it over a real socket against the real server."""
+"""What never reaches the framework. `test_raw_http` shows it over sockets."""
 
+import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from certbob.auth.local import ADDRESS_LIMIT
 from certbob.web.guard import Guard
-from tests.support.served import Served, serve
-from tests.support.web import Site, StillClock, open_site
+from tests.support.web import ADA, Person, Site, StillClock, open_site
 
 
 @pytest.mark.parametrize(
@@ -79,15 +81,57 @@ async def test_nobody_else_does(forwarded: str, _seen_then: str) -> None:
 
 
 async def test_a_header_with_an_underscore_is_not_the_proxys() -> None:
-    assert await _seen("10.0.0.1", [(b"x_forwarded_for", b"203.0.113.9")]) == "10.0.0.1"
+    scope = await _behind_the_guard("10.0.0.1", [(b"x_forwarded_for", b"203.0.113.9")])
+
+    assert scope is not None
+    assert scope["client"] == ("10.0.0.1", 1)
+    assert [name for name, _ in scope["headers"]] == [b"host"]
+
+
+async def test_whoever_is_not_trusted_cannot_choose_the_address_in_the_log(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    spoofed = ("Remote-Addr", "X-Forwarded-For", "X_Forwarded_For", "Forwarded", "X-Real-IP", "Client-IP")
+    with caplog.at_level(logging.INFO, "certbob.access"):
+        await site.program().get("/healthz", dict.fromkeys(spoofed, "203.0.113.9"))
+
+    assert caplog.messages[-1].startswith("192.0.2.7 GET /healthz 200 ")
+
+
+async def test_behind_a_trusted_proxy_tries_are_counted_for_the_person(
+    data_dir: Path, clock: StillClock
+) -> None:
+    async with open_site(data_dir, clock, trusted_proxies=("192.0.2.0/24",)) as site:
+        for number in range(ADDRESS_LIMIT):
+            browser = site.browser(X_Forwarded_For=f"10.9.9.{number}, 203.0.113.9")
+            await browser.sign_in(Person(f"nobody{number}", "wrong", ""))
+
+        assert (await site.browser(X_Forwarded_For="203.0.113.9").sign_in(ADA)).status == 429
+        assert (await site.browser(X_Forwarded_For="203.0.113.10").sign_in(ADA)).status == 303
+
+
+@pytest.mark.parametrize("name", [b"host", b":authority"])
+@pytest.mark.parametrize("value", [b"a.example", b"evil.example"])
+async def test_a_name_told_twice_is_refused(name: bytes, value: bytes) -> None:
+    assert await _behind_the_guard("192.0.2.1", [(name, value)]) is None
 
 
 async def _seen(peer: str, headers: list[tuple[bytes, bytes]]) -> str:
     """The address that an application behind the guard sees."""
-    found = []
+    scope = await _behind_the_guard(peer, headers)
+    assert scope is not None
+    return str(scope["client"][0])
 
-    async def application(scope: dict[str, tuple[str, int]], receive: object, send: object) -> None:
-        found.append(scope["client"][0])
+
+async def _behind_the_guard(peer: str, headers: list[tuple[bytes, bytes]]) -> dict[str, Any] | None:
+    """What arrives at the application; None when the guard has refused."""
+    arrived = []
+
+    async def application(scope: dict[str, Any], receive: object, send: object) -> None:
+        arrived.append(scope)
+
+    async def send(message: object) -> None:
+        assert not arrived
 
     guard = Guard(application, public_url="https://a.example", trusted_proxies=["10.0.0.0/8"], headers=())
     scope = {
@@ -101,73 +145,5 @@ async def _seen(peer: str, headers: list[tuple[bytes, bytes]]) -> str:
         "headers": [(b"host", b"a.example"), *headers],
         "client": (peer, 1),
     }
-    await guard(scope, None, None)
-    return found[0]
-
-
-def _request(served: Served, *lines: bytes, body: bytes = b"") -> bytes:
-    return b"\r\n".join([b"GET /login HTTP/1.1", b"Host: " + served.host, *lines, b"", b""]) + body
-
-
-async def test_malformed_requests_are_refused_and_the_server_lives(data_dir: Path, clock: StillClock) -> None:
-    async with serve(data_dir, clock) as served:
-        host = b"Host: " + served.host
-        post = b"POST /login HTTP/1.1\r\n" + host + b"\r\n"
-        smuggled = b"GET /healthz HTTP/1.1\r\n" + host + b"\r\n\r\n"
-        corpus = (
-            post + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + smuggled,
-            post + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n" + b"hello",
-            post + b"Content-Length: +5\r\n\r\nhello",
-            post + b"Content-Length: 0x5\r\n\r\nhello",
-            post + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-            post + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
-            b"GET /login HTTP/1.1\r\n\r\n",
-            b"GET /login HTTP/1.1\r\n" + host + b"\r\n" + host + b"\r\n\r\n",
-            b"GET http://evil.example/login HTTP/1.1\r\nHost: evil.example\r\n\r\n",
-            b"GET /login HTTP/3.0\r\n" + host + b"\r\n\r\n",
-            b"GET /login\r\n\r\n",
-            b"CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example:443\r\n\r\n",
-            b"TRACE / HTTP/1.1\r\n" + host + b"\r\n\r\n",
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            b"GET /login HTTP/1.1\r\n" + host + b"\r\nX : y\r\n\r\n",
-            b"GET /login HTTP/1.1\r\n" + host + b"\r\nX: a\r\n b\r\n\r\n",
-            b"GET /lo\x00gin HTTP/1.1\r\n" + host + b"\r\n\r\n",
-            b"GET /\xff HTTP/1.1\r\n" + host + b"\r\n\r\n",
-            b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\n" + host + b"\r\n\r\n",
-            b"GET /login HTTP/1.1\r\n" + host + b"\r\nX: " + b"a" * 120000 + b"\r\n\r\n",
-            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-            b"GET /login HTTP/1.1\r\nHost: ",
-            b"GET /login HTTP/1.1\r\n" + host + b"\r\nConnection: Upgrade, HTTP2-Settings\r\n"
-            b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
-            b"GET /login HTTP/1.1\r\n" + host + b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        )
-
-        for request in corpus:
-            answer = await served.exchange(request)
-            status = answer[9:10]
-            assert not answer or status == b"4" or b"HTTP/1.1 200" in answer, request[:80]
-            assert b"ok\n" not in answer, f"smuggled through: {request[:80]!r}"
-            assert b"Traceback" not in answer
-        assert await served.is_alive()
-
-
-async def test_slow_requests_are_cut_off_while_others_are_served(data_dir: Path, clock: StillClock) -> None:
-    async with serve(data_dir, clock) as served:
-        head = b"POST /login HTTP/1.1\r\nHost: " + served.host + b"\r\nContent-Length: 50\r\n"
-        head += b"Content-Type: application/x-www-form-urlencoded\r\nOrigin: http://" + served.host + b"\r\n"
-
-        slow_body = await served.exchange(head + b"\r\n", b"user")
-        slow_head = await served.exchange(head)
-
-        assert slow_body.startswith(b"HTTP/1.1 4")
-        assert slow_head == b""
-        assert await served.is_alive()
-
-
-async def test_the_server_does_not_tell_what_it_is(data_dir: Path, clock: StillClock) -> None:
-    async with serve(data_dir, clock) as served:
-        answer = await served.exchange(_request(served, b"Connection: close"))
-
-    assert answer.startswith(b"HTTP/1.1 200")
-    assert b"\r\nserver:" not in answer.lower()
+    await guard(scope, None, send)
+    return arrived[0] if arrived else None

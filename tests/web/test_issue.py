@@ -5,6 +5,8 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, pkcs12
 
 from certbob.config import Issue, Limits
 from certbob.devices import Encoding
@@ -15,6 +17,8 @@ from certbob.errors import (
     CAUnavailable,
     CAUncertain,
 )
+from certbob.issuance import MAX_RUNNING
+from tests.support.served import serve
 from tests.support.web import BERT, VPN, FakeCA, Site, StillClock, encoding_of, open_site
 
 OLD_IPHONE = (
@@ -155,6 +159,77 @@ async def test_a_double_click_makes_one_certificate(data_dir: Path, clock: Still
         assert site.ledger() == ["issued"]
 
 
+async def test_whoever_chose_the_wrong_encoding_gets_the_other_with_the_same_key(site: Site) -> None:
+    token = await site.mint()
+    browser = site.browser()
+    page = (await browser.get(f"/issue?token={token}")).page
+    passphrase = page.passphrase
+    assert passphrase is not None
+    modern = await browser.submit(page.form("/issue"))
+
+    older = await browser.post("/issue", {"token": token, "older": "1"})
+    pem = await browser.post("/issue", {"token": token, "format": "pem"})
+
+    assert encoding_of(modern.body) is Encoding.MODERN
+    assert encoding_of(older.body) is Encoding.COMPATIBLE
+    keys = [
+        pkcs12.load_pkcs12(modern.body, passphrase.encode()).key,
+        pkcs12.load_pkcs12(older.body, passphrase.encode()).key,
+        load_pem_private_key(pem.body, passphrase.encode()),
+    ]
+    assert all(isinstance(key, ec.EllipticCurvePrivateKey) for key in keys)
+    assert len({key.private_numbers() for key in keys if isinstance(key, ec.EllipticCurvePrivateKey)}) == 1
+    assert site.ledger() == ["issued"]
+
+
+async def test_while_the_file_is_made_a_reload_does_not_start_anew(data_dir: Path, clock: StillClock) -> None:
+    ca = FakeCA(data_dir, clock)
+    ca.may_answer.clear()
+    async with open_site(data_dir, clock, ca=ca) as site:
+        link = f"/issue?token={await site.mint()}"
+        browser = site.browser()
+        click = asyncio.create_task(browser.submit((await browser.follow(link)).page.form("/issue")))
+        await ca.asked.wait()
+
+        for path in (link, "/issue"):
+            page = (await browser.follow(path)).page
+            assert page.passphrase
+            assert "data-autostart" not in page.form("/issue").attributes
+        ca.may_answer.set()
+        assert (await click).status == 200
+        assert site.ledger() == ["issued"]
+
+
+async def test_a_browser_that_goes_away_finds_its_file_when_it_comes_back(
+    data_dir: Path, clock: StillClock
+) -> None:
+    ca = FakeCA(data_dir, clock)
+    ca.may_answer.clear()
+    async with serve(data_dir, clock, ca=ca) as served:
+        site = served.site
+        browser = site.browser()
+        form = (await browser.get(f"/issue?token={await site.mint()}")).page.form("/issue")
+        body = urlencode(form.fields).encode()
+        _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(
+            b"POST /issue HTTP/1.1\r\nHost: %s\r\nCookie: certbob-take=%s\r\nContent-Length: %d\r\n"
+            b"Content-Type: application/x-www-form-urlencoded\r\n\r\n%s"
+            % (served.host, browser.cookies["certbob-take"].encode(), len(body), body)
+        )
+        await ca.asked.wait()
+
+        writer.close()
+        await writer.wait_closed()
+        await served.is_alive()  # a round trip: by then the server has seen that nobody waits any more
+        ca.may_answer.set()
+        await site.services.issuance.drain(5)
+
+        assert site.ledger("state, delivered") == [("issued", 0)]
+        answer = await browser.submit(form)
+        assert answer.headers["Content-Type"] == "application/x-pkcs12"
+        assert site.ledger("state, delivered") == [("issued", 1)]
+
+
 async def test_after_two_minutes_the_file_is_gone(site: Site, clock: StillClock) -> None:
     token = await site.mint()
     browser = site.browser()
@@ -166,7 +241,7 @@ async def test_after_two_minutes_the_file_is_gone(site: Site, clock: StillClock)
 
     assert answer.status == 409
     assert answer.page.passphrase is None
-    assert (await browser.get("/issue")).status == 400
+    assert (await browser.get("/issue")).status == 410
 
 
 async def test_a_reload_shows_what_can_be_had_again(site: Site) -> None:
@@ -232,10 +307,27 @@ async def test_a_click_starts_by_itself_unless_the_device_looks_older_than_said(
 ) -> None:
     browser = site.browser(**({"User_Agent": agent} if agent else {}))
 
-    form = (await browser.get(f"/issue?token={await site.mint(older=older)}")).page.form("/issue")
+    form = (await browser.follow(f"/issue?token={await site.mint(older=older)}")).page.form("/issue")
 
     assert ("data-autostart" in form.attributes) is starts
     assert form.fields["older"] == ("1" if agent else "0")
+
+
+@pytest.mark.parametrize("origin", ["none", "cross-site", "same-site"])
+async def test_a_link_that_was_pasted_or_sent_does_not_start_by_itself(site: Site, origin: str) -> None:
+    answer = await site.browser().get(f"/issue?token={await site.mint()}", {"Sec-Fetch-Site": origin})
+
+    assert "data-autostart" not in answer.page.form("/issue").attributes
+
+
+@pytest.mark.parametrize("origin", ["same-origin", "cross-site", "same-site"])
+async def test_a_picture_on_some_page_spends_nothing(site: Site, origin: str) -> None:
+    link = f"/issue?token={await site.mint()}"
+
+    answer = await site.browser().get(link, {"Accept": "image/avif,*/*", "Sec-Fetch-Site": origin})
+
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert site.ledger() == []
 
 
 @pytest.mark.parametrize(
@@ -330,6 +422,27 @@ async def test_when_the_authority_fails_the_page_says_whether_the_link_still_wor
         assert (await browser.submit(form)).status == (200 if given_back else 409)
 
 
+async def test_beyond_what_the_machine_can_do_people_wait_and_keep_their_link(
+    data_dir: Path, clock: StillClock
+) -> None:
+    ca = FakeCA(data_dir, clock)
+    ca.may_answer.clear()
+    async with open_site(data_dir, clock, ca=ca, limits=Limits(certificates_per_hour=1000)) as site:
+        links = [f"/issue?token={await site.mint()}" for _ in range(MAX_RUNNING + 1)]
+        *crowd, late = links
+        waiting = [asyncio.create_task(site.program().get(link)) for link in crowd]
+        while len(site.ledger()) < MAX_RUNNING:
+            await asyncio.sleep(0)
+
+        refused = await asyncio.wait_for(site.program().get(late), 10)
+        ca.may_answer.set()
+        statuses = {answer.status for answer in await asyncio.gather(*waiting)}
+
+        assert (refused.status, refused.headers["Retry-After"]) == (503, "2")
+        assert statuses == {200}
+        assert (await site.program().get(late)).status == 200
+
+
 async def test_a_post_from_another_site_is_refused(site: Site) -> None:
     token = await site.mint()
 
@@ -345,3 +458,24 @@ async def test_options_that_do_not_exist_are_refused(site: Site) -> None:
     assert (await site.program().get(f"/issue?token={token}&older=yes")).status == 400
     assert (await site.program().get(f"/issue?token={token}&format=exe")).status == 400
     assert site.ledger() == []
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT"])
+async def test_other_methods_never_redeem(site: Site, method: str) -> None:
+    token = await site.mint()
+
+    answer = await site.program().send(method, f"/issue?token={token}")
+
+    assert answer.headers["Content-Type"].startswith("text/")
+    assert site.ledger() == []
+
+
+async def test_a_program_that_posts_gets_the_file_once(site: Site) -> None:
+    token = await site.mint()
+
+    first = await site.program().post("/issue", {"token": token})
+    second = await site.program().post("/issue", {"token": token})
+
+    assert (first.status, first.headers["Content-Type"]) == (200, "application/x-pkcs12")
+    assert (second.status, second.headers["Content-Type"]) == (409, "text/plain; charset=utf-8")
+    assert "<" not in second.text

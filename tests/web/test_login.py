@@ -1,7 +1,15 @@
 """Signing in and out, and what a session is."""
 
-import pytest
+import random
+import re
+from pathlib import Path
+from urllib.parse import quote
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from certbob.web.login import destination
 from tests.support.web import ADA, BERT, Person, Site, StillClock, open_site
 
 HTTPS = "https://cert.example.org"
@@ -111,7 +119,7 @@ async def test_whoever_is_taken_out_of_the_configuration_is_signed_out(site: Sit
 
 
 async def test_over_https_the_cookies_are_bound_to_the_host(
-    site: Site, data_dir: "object", clock: StillClock
+    site: Site, data_dir: Path, clock: StillClock
 ) -> None:
     async with open_site(site.settings.server.data_dir, clock, public_url=HTTPS) as secure:
         browser = secure.browser()
@@ -163,6 +171,69 @@ async def test_a_sign_in_leads_to_pages_of_ours_only(site: Site, wanted: str) ->
     answer = await site.browser().sign_in(ADA, next=wanted)
 
     assert answer.headers["Location"] == "/new"
+
+
+SLASHES = (
+    "/",
+    "//",
+    "///",
+    "\\",
+    "/\\",
+    "\\/",
+    "\\\\",
+    "/%09/",
+    "/%2f",
+    "%2f%2f",
+    "/\t/",
+    "/ /",
+    "/./",
+    "/../",
+    "／／",
+)
+HOSTS = (
+    "evil.example",
+    "evil.example:443",
+    "127.0.0.1:8000@evil.example",
+    "[::1]",
+    "[",
+    "１２７.1",
+    "evil。example",
+    "",
+)
+SCHEMES = (
+    "",
+    "https:",
+    "http:",
+    "javascript:",
+    "data:",
+    "\x00https:",
+    " https:",
+    "file:",
+    "//127.0.0.1:8000@",
+)
+TAILS = ("", "/new", "?/new", "#/new", "/new?device=x", "\r\nLocation: https://evil.example")
+
+
+async def test_no_spelling_of_an_address_leads_away(site: Site) -> None:
+    """What stands in the form is what the sign-in goes to (tested above)."""
+    browser = site.browser()
+    wanted = [
+        scheme + slash + host + tail
+        for scheme in SCHEMES
+        for slash in SLASHES
+        for host in HOSTS
+        for tail in TAILS
+    ]
+
+    for spelling in random.Random(7).sample(wanted, 500):
+        page = (await browser.get(f"/login?next={quote(spelling)}")).page
+        leads_to = page.form("/login").fields["next"]
+        assert re.fullmatch(r"/new(\?device=x)?", leads_to), spelling
+
+
+@given(st.text() | st.text(alphabet="/\\:@?#%[]&=.ne w\t\n2f5c0d9a", max_size=40).map("/new".__add__))
+def test_a_destination_is_a_page_of_ours_in_plain_characters(wanted: str) -> None:
+    assert re.fullmatch(r"/new(\?[A-Za-z0-9&=%+._~-]+)?", destination(wanted))
 
 
 async def test_what_was_typed_survives_a_session_that_ended(site: Site, clock: StillClock) -> None:

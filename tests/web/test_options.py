@@ -43,10 +43,17 @@ async def test_the_browser_tells_the_platform(site: Site, platform: str, agent: 
     assert "older" not in fields
 
 
-async def test_an_old_browser_ticks_the_box(site: Site) -> None:
-    browser = site.browser(
-        User_Agent="Mozilla/5.0 (Windows NT 6.1; Win64; x64) Chrome/109.0.0.0 Safari/537.36"
-    )
+OLD_AGENTS = (
+    "Mozilla/5.0 (Windows NT 6.1; Win64; x64) Chrome/109.0.0.0 Safari/537.36",
+    "Mozilla/5.0 (iPad; CPU OS 16_7 like Mac OS X) AppleWebKit/605 Version/16.6 Mobile Safari/604",
+    "Mozilla/5.0 (Linux; Android 8.0.0; SM-G930F) AppleWebKit/537.36 Chrome/130.0.0.0 Mobile Safari/537.36",
+    "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605 Version/16.1 Safari/605",
+)
+
+
+@pytest.mark.parametrize("agent", OLD_AGENTS)
+async def test_an_old_browser_ticks_the_box(site: Site, agent: str) -> None:
+    browser = site.browser(User_Agent=agent)
     await browser.sign_in(ADA)
 
     assert (await browser.get("/new")).page.form("/new").fields["older"] == "1"
@@ -75,6 +82,39 @@ async def test_htmx_gets_the_next_step_as_a_fragment(site: Site) -> None:
     assert not answer.page.all("html")
     assert answer.page.text("h1") == "Your certificate for Phone"
     assert answer.page.passphrase
+
+
+@pytest.mark.parametrize(
+    ("profile", "offered"),
+    [
+        ("client", ["1d", "7d", "30d", "90d", "180d", "365d"]),
+        ("vpn", ["1d", "7d", "30d"]),
+    ],
+)
+async def test_each_profile_offers_its_own_lengths_with_the_day_they_end(
+    site: Site, profile: str, offered: list[str]
+) -> None:
+    ada = await site.signed_in()
+
+    page = (await ada.get(f"/new?profile={profile}")).page
+
+    assert page.form("/new").fields["profile"] == profile
+    assert [option.get("value") for option in page.all("select[@name='validity']/option")] == offered
+    assert "30 days (until 24 December 2026)" in page.text("select[@name='validity']")
+
+
+async def test_what_is_in_the_address_stays_chosen(site: Site) -> None:
+    ada = await site.signed_in()
+
+    page = (await ada.get("/new?platform=ios&device=Grandma%27s+iPad&validity=7d&older=1")).page
+
+    fields = page.form("/new").fields
+    assert (fields["platform"], fields["device"], fields["validity"], fields["older"]) == (
+        "ios",
+        "Grandma's iPad",
+        "7d",
+        "1",
+    )
 
 
 @pytest.mark.parametrize("device", HOSTILE)

@@ -108,7 +108,7 @@ async def test_a_form_needs_the_token_of_its_own_session(site: Site) -> None:
     assert (await browser.post("/new", form)).status == 303
 
 
-BODIES = (
+BODIES: tuple[tuple[bytes, int, dict[str, str | None]], ...] = (
     (b"a=" + b"x" * 65536, 413, {}),
     (b"username=%ff&password=x", 400, {}),
     (b"username=\xff", 400, {}),
@@ -131,7 +131,7 @@ async def test_a_body_that_is_no_plain_form_is_refused(
 
 
 async def test_a_fault_of_ours_shows_a_reference_and_nothing_else(
-    site: Site, data_dir: "object", clock: StillClock, caplog: pytest.LogCaptureFixture
+    site: Site, clock: StillClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     ca = FakeCA(site.settings.server.data_dir, clock)
     ca.problem = RuntimeError("canary-detail")

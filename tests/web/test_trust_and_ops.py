@@ -1,6 +1,9 @@
 """Trust material for services, and what monitoring asks."""
 
 import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -48,3 +51,33 @@ async def test_without_the_authority_its_page_says_so(site: Site, clock: StillCl
     assert answer.status == 503
     assert "does not answer" in answer.text
     assert "no route" not in answer.text
+
+
+async def test_without_its_records_the_service_is_not_ready_and_issues_nothing(
+    site: Site, data_dir: Path, clock: StillClock
+) -> None:
+    token = await site.mint()
+    browser = site.browser()
+    form = (await browser.get(f"/issue?token={token}")).page.form("/issue")
+    with closing(sqlite3.connect(data_dir / "certbob.sqlite3", isolation_level=None)) as other:
+        other.execute("ALTER TABLE grants RENAME TO stolen")
+
+        refused = await browser.submit(form)
+
+        assert refused.status == 503
+        assert refused.headers["Retry-After"] == "10"
+        assert "stolen" not in refused.text
+        assert "grants" not in refused.text
+        other.execute("ALTER TABLE stolen RENAME TO grants")
+    assert (await browser.submit(form)).status == 200
+
+
+async def test_a_database_that_is_gone_is_named(data_dir: Path, clock: StillClock) -> None:
+    async with open_site(data_dir, clock) as site:
+        pass  # closes the database
+
+    answer = await site.program().get("/readyz")
+
+    assert answer.status == 503
+    assert json.loads(answer.text)["checks"]["storage"] != "ok"
+    assert (await site.program().get("/healthz")).status == 200
