@@ -189,7 +189,8 @@ class _Breaker:
         for_operator = isinstance(trouble, CAUntrusted | BadProvisionerPassword | _TokenRefused)
         doubled = max(_SHORTEST_PAUSE, min(2 * self._pause, _LONGEST_PAUSE))
         self._pause = _PAUSE_FOR_OPERATOR if for_operator else doubled
-        self._trouble, self._opened_at = trouble, self._clock.now()
+        # A copy: the original's traceback leads to frames that hold somebody's private key.
+        self._trouble, self._opened_at = copy.copy(trouble), self._clock.now()
 
     def close(self) -> None:
         if self._trouble:

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from certbob.ca.builtin import Authority, BuiltinCA, open_authority, sign_leaf
-from certbob.errors import CannotStart, CARefused
+from certbob.errors import CannotStart, CARefused, Problem
 from certbob.lint import check_chain, check_leaf
 from certbob.ports import CertificateAuthority, Chain, Trust
 from certbob.profiles import KeyType, Usage
@@ -630,7 +630,7 @@ def _open_many(job: tuple[Path, int]) -> list[bytes]:
         for number in range(rounds):
             _barrier.wait(60)
             roots.append(open_(folder / str(number)).root.public_bytes(Encoding.DER))
-    except BaseException:
+    except (Problem, OSError) as error:
         _barrier.abort()
-        raise
+        raise RuntimeError(repr(error)) from None  # ours need not survive the way through a pipe
     return roots

@@ -7,6 +7,7 @@ async with open_core(data_dir) as core:
 """
 
 import asyncio
+import copy
 import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -132,7 +133,7 @@ class RevokingCA(FakeCA):
 
 def raising(problem: Exception) -> Answer:
     async def answer(request: SigningRequest) -> Chain:
-        raise problem
+        raise copy.copy(problem)  # a kept one would keep its traceback's frames in memory
 
     return answer
 
