@@ -39,7 +39,7 @@ from certbob.errors import (
     TooManyCertificates,
 )
 from certbob.grants import Grants
-from certbob.issuance import MAX_REPEATS, MAX_RUNNING, Issuance, Issued, Take
+from certbob.issuance import MAX_REPEATS, MAX_RUNNING, FileOptions, Issuance, Issued, Take
 from certbob.ledger import Ledger
 from certbob.ports import Chain, SigningRequest, Trust
 from certbob.profiles import KeyType, Profile, Profiles, Usage
@@ -428,6 +428,23 @@ async def test_a_late_certificate_is_recorded_as_rejected_and_revoked_where_poss
             assert core.ca.revoked == [chain.leaf.serial_number]
 
 
+async def test_a_wrong_certificate_that_comes_late_is_recorded_as_any_other(data_dir: Path) -> None:
+    clock = FakeClock(pki.NOW)
+    ca = RevokingCA(clock)
+    async with open_core(data_dir, ca=ca, clock=clock) as core:
+        ca.answers = [ca.too_late]
+        with pytest.raises(CAUncertain):
+            await core.issue(await core.mint())
+
+        leaf = ca.certify(ca.asked[0], other_key).leaf
+        assert ca.late is not None
+        ca.late.set_exception(CABadAnswer("another key", leaf.public_bytes(Serialization.DER)))
+        await settled(core)
+
+        assert core.ledger("state, serial, note") == [("rejected", serial(leaf), "another key")]
+        assert ca.revoked == [leaf.serial_number]
+
+
 @pytest.mark.parametrize("problem", [CARefused("no"), CAUnavailable("cut off"), OSError("reset")])
 async def test_a_late_failure_leaves_the_entry_uncertain(core: Core, problem: Exception) -> None:
     token = await core.mint()
@@ -621,6 +638,16 @@ async def test_a_late_certificate_is_revoked_though_its_doubt_could_not_be_writt
         assert ca.revoked == [ca.signed[0].serial_number]
 
 
+async def test_a_note_that_cannot_be_written_does_not_cost_the_file(core: Core) -> None:
+    fault = Fault(CALLS_OF_A_GOOD_ISSUANCE + 2)  # after another inspection
+    async with faulty_issuance(core.data_dir / DATABASE, core.ca, core.clock, fault) as issuance:
+        token = await core.mint()
+        first = await issuance.issue(token, holder="ada")
+        again = await issuance.issue(token, holder="ada", options=FileOptions(older=True))
+        assert again.leaf == first.leaf
+        assert core.ledger("encoding") == ["modern"]
+
+
 async def test_after_a_storage_fault_before_the_signature_the_grant_works(core: Core) -> None:
     for at in range(1, CALLS_OF_A_GOOD_ISSUANCE):
         token = await core.mint()
@@ -692,6 +719,37 @@ async def test_who_wakes_up_too_late_does_not_give_back_what_another_has_used(co
     assert not await is_redeemable(core, token)
     with pytest.raises(GrantUsed):
         await core.issue(token)
+
+
+async def test_who_wakes_up_too_late_is_told_that_the_grant_is_used(data_dir: Path) -> None:
+    """Its claim was taken over while its key was made; the ledger refuses a second intent."""
+    signers = SlowSigners()
+    async with open_core(data_dir, signers=signers) as core:
+        token = await core.mint()
+        sleeper = asyncio.create_task(core.issue(token))
+        await signers.started.wait()
+        core.clock.advance(MINUTE)
+        issued = await core.issue(token)
+
+        signers.may_go_on.set()
+        with pytest.raises(GrantUsed):
+            await sleeper
+        assert [serial(leaf) for leaf in core.ca.signed] == [serial(issued.leaf)] == core.ledger("serial")
+        assert not await is_redeemable(core, token)
+
+
+class SlowSigners(InlineSigners):
+    """The first piece of work waits."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.may_go_on = asyncio.Event()
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if not self.started.is_set():
+            self.started.set()
+            await self.may_go_on.wait()
+        return function(*args, **kwargs)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -873,6 +931,31 @@ async def test_a_browser_that_goes_away_stops_nothing(core: Core) -> None:
     assert len(core.ca.signed) == 1
 
 
+async def test_a_file_that_is_fetched_after_all_counts_as_delivered(core: Core) -> None:
+    token = await core.mint()
+    await gone_half_way(core, token)
+
+    await core.issue(token, "ada")
+    assert core.ledger("delivered") == [1]
+
+
+async def test_of_two_clicks_one_may_go_away(core: Core) -> None:
+    gate = asyncio.Event()
+    core.ca.answers = [core.ca.held(gate)]
+    token = await core.mint()
+    first = asyncio.create_task(core.issue(token, "ada"))
+    await until(lambda: core.ca.asked != [])
+    second = asyncio.create_task(core.issue(token, "ada"))
+    await asyncio.sleep(0)
+    first.cancel()
+    gate.set()
+    await second
+    await settled(core)
+
+    assert len(core.ca.signed) == 1
+    assert core.ledger("state, delivered") == [("issued", 1)]
+
+
 async def test_the_lost_file_is_not_for_somebody_else(core: Core) -> None:
     token = await core.mint()
     await gone_half_way(core, token)
@@ -964,6 +1047,21 @@ async def test_the_hourly_limit_says_when_it_ends_and_ends_then(data_dir: Path) 
             await core.issue(token)
         core.clock.advance(SECOND)
         await core.issue(token)
+
+
+async def test_at_once_nobody_gets_more_than_the_hourly_limit(data_dir: Path) -> None:
+    async with open_core(data_dir, limits=Limits(certificates_per_hour=3)) as core:
+        ada = person()
+        tokens = [await core.mint(ada) for _ in range(10)]
+        results = await asyncio.gather(*map(core.issue, tokens), return_exceptions=True)
+
+        assert Counter(map(type, results)) == {Issued: 3, TooManyCertificates: 7}
+        assert {r.until for r in results if isinstance(r, TooManyCertificates)} == {
+            pki.NOW + timedelta(hours=1)
+        }
+        assert len(core.ca.signed) == 3
+        redeemable = [await is_redeemable(core, token) for token in tokens]
+        assert redeemable == [isinstance(result, TooManyCertificates) for result in results]
 
 
 async def test_only_failures_that_left_nothing_are_free(data_dir: Path) -> None:

@@ -1,7 +1,10 @@
 """SQLite off the event loop: one long-lived connection in a thread of its own."""
 
+import asyncio
 import importlib.resources
+import os
 import sqlite3
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,6 +13,8 @@ import aiosqlite
 from certbob.errors import CannotStart, Duplicate, StorageProblem
 
 Row = tuple[Any, ...]
+
+BUSY_TIMEOUT = timedelta(seconds=5)
 
 
 class Database:
@@ -22,19 +27,26 @@ class Database:
         self._connection = connection
 
     @classmethod
-    async def open(cls, path: Path) -> Self:
+    async def open(cls, path: Path, *, busy_timeout: timedelta = BUSY_TIMEOUT) -> Self:
         """Open or make the database, check it and bring its schema up to date.
+
+        `busy_timeout`: how long a statement waits for another process that writes.
 
         Raises CannotStart for a damaged database, one of a newer release, or one that cannot be written.
         """
+        _require_access(path)
         try:
+            # Private whatever the umask is; and a thread is started only for a file that can be opened.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             connection = await aiosqlite.connect(path, isolation_level=None)
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise _unusable(path, error) from error
         try:
+            busy = f"busy_timeout={busy_timeout // timedelta(milliseconds=1)}"
             # FULL: a certificate that was handed out must be in the ledger after a power loss, too.
-            for pragma in ("busy_timeout=5000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            for pragma in (busy, "synchronous=FULL", "foreign_keys=ON"):
                 await connection.execute_fetchall(f"PRAGMA {pragma}")
+            await _switch_to_wal(connection, busy_timeout)
             if list(await connection.execute_fetchall("PRAGMA quick_check")) != [("ok",)]:
                 raise _damaged(path)
             await _migrate(connection, path)
@@ -68,6 +80,27 @@ class Database:
         await self._connection.close()
 
 
+def _require_access(path: Path) -> None:
+    """SQLite itself opens a file that is read-only, and tells at the first write."""
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        raise _unusable(path, sqlite3.OperationalError("no right to read and write it"))
+
+
+async def _switch_to_wal(connection: aiosqlite.Connection, patience: timedelta) -> None:
+    """SQLite does not wait with its busy timeout here when another process makes the same database."""
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + patience.total_seconds()
+    while True:
+        try:
+            await connection.execute_fetchall("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if loop.time() > give_up:
+                raise
+            await asyncio.sleep(0.02)
+        else:
+            return
+
+
 async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
     """Apply the numbered scripts that this database has not seen, each in a transaction."""
     folder = importlib.resources.files("certbob.store") / "sql"
@@ -97,7 +130,7 @@ async def _version(connection: aiosqlite.Connection) -> int:
     return int(version)
 
 
-def _unusable(path: Path, error: sqlite3.Error) -> CannotStart:
+def _unusable(path: Path, error: Exception) -> CannotStart:
     if getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return CannotStart(f"The database {path} is damaged: {error}.", "Restore it from your last backup.")
     return CannotStart(

@@ -55,6 +55,7 @@ PEERS = {
     "nginx": Peer(("nginx",), "apt install nginx", "-v"),
     "openssl": Peer(("openssl",), "apt install openssl", "version"),
     "pk12util": Peer(("pk12util",), "apt install libnss3-tools", None),
+    "setpriv": Peer(("setpriv",), "apt install util-linux"),
     "step-ca": Peer(("step-ca",), "tests/peers/install builds it with Go 1.25 or newer", "version"),
 }
 
