@@ -34,7 +34,6 @@ class Database:
 
         Raises CannotStart for a damaged database, one of a newer release, or one that cannot be written.
         """
-        _require_access(path)
         try:
             # Private whatever the umask is; and a thread is started only for a file that can be opened.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -78,12 +77,6 @@ class Database:
 
     async def close(self) -> None:
         await self._connection.close()
-
-
-def _require_access(path: Path) -> None:
-    """SQLite itself opens a file that is read-only, and tells at the first write."""
-    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
-        raise _unusable(path, sqlite3.OperationalError("no right to read and write it"))
 
 
 async def _switch_to_wal(connection: aiosqlite.Connection, patience: timedelta) -> None:
