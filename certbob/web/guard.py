@@ -93,7 +93,7 @@ class Guard:
             (b"connection", b"close"),
         ]
         await send({"type": "http.response.start", "status": 400, "headers": headers})
-        await send({"type": "http.response.body", "body": f"{reason}\n".encode()})
+        await send({"type": "http.response.body", "body": f"{reason}\n".encode(), "more_body": False})
 
     def _see_through_proxies(self, scope: Scope) -> None:
         """From the right, past every hop that is a trusted proxy; stop at nonsense."""

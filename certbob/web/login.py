@@ -5,7 +5,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from quart import Blueprint, Response, request
 from werkzeug.exceptions import HTTPException
 
-from certbob.errors import BadRequest, NotSignedIn, Problem, SignInBlocked, SignInRefused
+from certbob.errors import BadRequest, NotSignedIn, Problem, SignInBlocked, SignInRefused, TooLarge
 from certbob.web.context import is_htmx, services, session
 from certbob.web.errors import log_problem, retry_after, status_of
 from certbob.web.forms import MAX_FIELDS, read_form
@@ -77,7 +77,7 @@ async def ask_to_sign_in(problem: NotSignedIn) -> Response:
         return _leave(f"/login?next={quote(destination(request.full_path))}")
     try:
         wanted = destination(f"{request.path}?{urlencode(await read_form())}")
-    except (BadRequest, HTTPException):
+    except (BadRequest, TooLarge, HTTPException):
         wanted = START
     if is_htmx():
         return Response(status=401, headers={"HX-Redirect": f"/login?next={quote(wanted)}"})
