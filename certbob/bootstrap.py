@@ -4,11 +4,10 @@ import os
 import secrets
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from certbob.auth.local import Account, LocalAccounts, canonical, hash_password, new_password
+from certbob.auth.local import Account, LocalAccounts, hash_password, new_password
 from certbob.bundles import FileNames
 from certbob.ca.builtin import BuiltinCA, open_authority
 from certbob.ca.stepca import StepCA
@@ -50,10 +49,12 @@ async def build_services(
     `tell_first_account(username, password)` is called once in the life of a data folder, when nobody could
     sign in otherwise; without it no account is made.
     """
-    async with AsyncExitStack() as stack:
-        services = await _build(settings, clock or SystemClock(), ca, signers, tell_first_account, stack)
-        # What is open stays so until `close`; when something failed before this line, it is closed now.
-        return replace(services, close=stack.pop_all().aclose)
+    stack = AsyncExitStack()
+    try:
+        return await _build(settings, clock or SystemClock(), ca, signers, tell_first_account, stack)
+    except BaseException:
+        await stack.aclose()  # an open database would keep the process alive
+        raise
 
 
 async def _build(
@@ -103,7 +104,6 @@ async def _build(
 
     async def storage_health() -> str | None:
         try:
-            await tries.forget_tries("readiness")
             await tries.count_try("readiness", now=clock.now(), limit=2, window=HOUR, ban=HOUR)
         except StorageProblem as error:
             return error.detail
@@ -120,7 +120,6 @@ async def _build(
         ca=ca,
         grants=grants,
         issuance=issuance,
-        ledger=ledger,
         profiles=profiles,
         people=people,
         sessions=sessions,
@@ -209,5 +208,5 @@ async def _accounts(
 
 
 def _account(user: LocalUser) -> Account:
-    username = canonical(user.username)
-    return Account(username, user.password_hash.reveal(), user.name or username, user.email, user.groups)
+    name = user.name or user.username
+    return Account(user.username, user.password_hash.reveal(), name, user.email, user.groups)

@@ -5,7 +5,6 @@ is granted stands in the database under the hash of the `jti`.
 """
 
 import binascii
-import hashlib
 import hmac
 import json
 import re
@@ -19,7 +18,7 @@ from jwt.utils import base64url_decode, base64url_encode
 from certbob.devices import Device
 from certbob.errors import GrantExpired, GrantInvalid, GrantMalformed, GrantUsed
 from certbob.identity import Identity
-from certbob.keys import derive_key, passphrase_for
+from certbob.keys import derive_key, digest, passphrase_for
 from certbob.ports import Clock, Grant, GrantStore
 
 AUDIENCE = "certbob:issue"
@@ -53,7 +52,7 @@ class Grants:
         expires_at = now + self._lifetime
         await self._store.add_grant(
             Grant(
-                id_hash=_hash(grant_id),
+                id_hash=digest(grant_id),
                 identity=identity,
                 profile_id=profile_id,
                 validity=validity,
@@ -82,7 +81,7 @@ class Grants:
         Raises GrantMalformed, GrantInvalid, and GrantExpired once its row was pruned.
         """
         claims = self._verify(untrusted_token)
-        grant = await self._store.find_grant(_hash(claims["jti"]))
+        grant = await self._store.find_grant(digest(claims["jti"]))
         if grant is None and claims["exp"] <= self._clock.now().timestamp():
             raise GrantExpired
         if grant is None or grant.identity.subject != claims["sub"]:
@@ -95,7 +94,7 @@ class Grants:
         """Raises GrantUsed, GrantExpired."""
         if grant.claimed_at is not None:
             by_holder = bool(holder and grant.holder_hash) and hmac.compare_digest(
-                _hash(holder or ""), grant.holder_hash or ""
+                digest(holder or ""), grant.holder_hash or ""
             )
             raise GrantUsed(grant.claimed_at, by_holder=by_holder)
         if grant.expires_at <= self._clock.now():
@@ -107,7 +106,7 @@ class Grants:
         Raises GrantMalformed, GrantInvalid, GrantUsed, GrantExpired.
         """
         grant = await self.inspect(untrusted_token)
-        holder_hash = _hash(holder) if holder else None
+        holder_hash = digest(holder) if holder else None
         if await self._store.claim_grant(grant.id_hash, holder_hash, now=self._clock.now()):
             return grant
         grant = await self.inspect(untrusted_token)
@@ -149,10 +148,6 @@ class Grants:
             raise ValueError("a time is not a whole number")
         if max(claims["iat"], claims["nbf"]) > (self._clock.now() + LEEWAY).timestamp():
             raise ValueError("from the future")
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _require_canonical(token: str) -> None:

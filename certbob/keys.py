@@ -32,6 +32,11 @@ def derive_key(secret: str, purpose: str) -> bytes:
     return HKDF(hashes.SHA256(), 32, salt=None, info=f"certbob {purpose}".encode()).derive(secret.encode())
 
 
+def digest(text: str) -> str:
+    """How a secret is stored that only has to be recognised: SHA-256, hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def passphrase_for(key: bytes, grant_id: str) -> str:
     """The passphrase of a grant's file, such as `k7mq-2rtx-9hvc-e4wd-pz6n`; the hyphens belong to it.
 

@@ -27,6 +27,10 @@ _RSA_SIZES = (2048, 3072, 4096)
 _EXACT_SIGNATURES = (SignatureAlgorithmOID.ECDSA_WITH_SHA256, SignatureAlgorithmOID.RSA_WITH_SHA256)
 # `cryptography` reads many parts of a certificate only when they are asked for.
 _UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+_KEY_USAGE_BITS = (
+    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+    *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+)
 _EXACT_EXTENSIONS = {
     ExtensionOID.BASIC_CONSTRAINTS: True,
     ExtensionOID.KEY_USAGE: True,
@@ -37,11 +41,11 @@ _EXACT_EXTENSIONS = {
 }
 
 
-def subject_name(request: SigningRequest) -> x509.Name:
+def distinguished_name(common_name: str, organization: str | None) -> x509.Name:
     """CN, and O where an organization is configured, as UTF8String."""
-    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, request.common_name)]
-    if request.organization is not None:
-        attributes.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, request.organization))
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
+    if organization is not None:
+        attributes.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
     return x509.Name(attributes)
 
 
@@ -163,7 +167,10 @@ def _check_key(key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey) -> list[str]:
 
 def _check_subject(leaf: x509.Certificate, request: SigningRequest, rules: LeafRules) -> list[str]:
     if rules.exact:
-        same = leaf.subject.public_bytes() == subject_name(request).public_bytes()
+        same = (
+            leaf.subject.public_bytes()
+            == distinguished_name(request.common_name, request.organization).public_bytes()
+        )
         return [] if same else ["the subject is not exactly the one asked for"]
     allowed = rules.organizations | ({request.organization} if request.organization else set())
     found = [(attribute.oid, attribute.value) for attribute in leaf.subject]
@@ -227,14 +234,9 @@ def _check_extensions(extensions: x509.Extensions, request: SigningRequest, rule
 
 def digital_signature_only() -> x509.KeyUsage:
     """All that client authentication needs, RSA included: TLS 1.2 and later, EAP-TLS and IKE only sign."""
-    return x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    return key_usage("digital_signature")
+
+
+def key_usage(*allowed: str) -> x509.KeyUsage:
+    """RFC 5280 4.2.1.3: these bits and no others, by the names of `x509.KeyUsage`."""
+    return x509.KeyUsage(**{bit: bit in allowed for bit in _KEY_USAGE_BITS})

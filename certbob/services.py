@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from certbob.grants import Grants
 from certbob.identity import Identity
 from certbob.issuance import Issuance
-from certbob.ledger import Ledger
 from certbob.ports import CertificateAuthority, Clock, People, SessionStore
 from certbob.profiles import Profiles
 
@@ -29,7 +28,6 @@ class Services:
     ca: CertificateAuthority
     grants: Grants
     issuance: Issuance
-    ledger: Ledger
     profiles: Profiles
     people: People
     sessions: SessionStore

@@ -1,13 +1,12 @@
 """Local accounts: Argon2id passwords, and a limiter that neither spelling nor parallel tries get around.
 
-Order of a sign-in: take a hashing slot; is the address blocked?; count the try for the name, before the
-password is looked at; verify, for an unknown name against a dummy hash of the same cost; a success takes
-the name's count back, a failure counts for the address. So one name gets at most three verifications in
+Order of a sign-in: is the address blocked?; take a hashing slot, and ask again; count the try for the name,
+before the password is looked at; verify, for an unknown name against a dummy hash of the same cost; a success
+takes the name's count back, a failure counts for the address. So one name gets at most three verifications in
 its window however many tries arrive at once, and a success never counts against people behind one address.
 """
 
 import asyncio
-import hashlib
 import ipaddress
 import secrets
 import unicodedata
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from certbob.errors import Busy, SignInBlocked, SignInRefused
 from certbob.identity import Door, Identity
+from certbob.keys import digest
 from certbob.ports import Clock, People, Tries, TryStore
 
 NAME_LIMIT = 3
@@ -60,7 +60,7 @@ class LocalAccounts:
         """Who this is. `address`: the client's IP address. Raises SignInRefused, SignInBlocked, Busy."""
         name = canonical(username[:MAX_NAME_LENGTH])
         # Hashed, because people type their password into the wrong field now and then.
-        name_bucket = f"name:{hashlib.sha256(name.encode()).hexdigest()}"
+        name_bucket = f"name:{digest(name)}"
         address_bucket = f"address:{network_of(address)}"
         await self._check_address(address_bucket)
         if self._waiting >= MAX_WAITING:

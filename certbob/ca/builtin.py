@@ -24,7 +24,6 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
     load_pem_private_key,
 )
-from cryptography.x509.oid import NameOID
 
 from certbob import keys, lint
 from certbob.ca import pkcs8
@@ -109,7 +108,7 @@ def _leaf(request: SigningRequest, *, now: datetime, issuer: x509.Certificate) -
     start = now.replace(microsecond=0) - lint.BACKDATE
     return (
         x509.CertificateBuilder()
-        .subject_name(lint.subject_name(request))
+        .subject_name(lint.distinguished_name(request.common_name, request.organization))
         .issuer_name(issuer.subject)
         .public_key(csr.public_key())
         .serial_number(_serial_number())
@@ -223,12 +222,12 @@ def _create(
     now: datetime,
 ) -> None:
     root_key, key = keys.generate(key_type), keys.generate(key_type)
-    root_name = _authority_name(f"{name} Root CA", organization)
+    root_name = lint.distinguished_name(f"{name} Root CA", organization)
     root = _authority_certificate(
         root_name, root_key, root_name, root_key, path_length=1, now=now, lifetime=ROOT_LIFETIME
     )
     intermediate = _authority_certificate(
-        _authority_name(f"{name} Issuing CA", organization),
+        lint.distinguished_name(f"{name} Issuing CA", organization),
         key,
         root_name,
         root_key,
@@ -260,13 +259,6 @@ def _key_pem(key: AuthorityKey, passphrase: Secret | None) -> bytes:
     return pkcs8.encrypted_pem(keys.private_key_bytes(key), passphrase.reveal())
 
 
-def _authority_name(common_name: str, organization: str | None) -> x509.Name:
-    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
-    if organization is not None:
-        attributes.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
-    return x509.Name(attributes)
-
-
 def _authority_certificate(
     subject: x509.Name,
     key: AuthorityKey,
@@ -287,7 +279,7 @@ def _authority_certificate(
         .not_valid_before(start)
         .not_valid_after(start + lifetime - timedelta(seconds=1))
         .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
-        .add_extension(_signs_certificates_and_crls(), critical=True)
+        .add_extension(lint.key_usage("key_cert_sign", "crl_sign"), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
     if subject != issuer:
@@ -295,17 +287,3 @@ def _authority_certificate(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
         )
     return builder.sign(issuer_key, hashes.SHA256())
-
-
-def _signs_certificates_and_crls() -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=False,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=True,
-        crl_sign=True,
-        encipher_only=False,
-        decipher_only=False,
-    )

@@ -7,6 +7,7 @@ from certbob.devices import looks_old
 from certbob.errors import BadRequest, GrantMalformed, GrantUsed, Problem, TakeOver
 from certbob.identity import Door
 from certbob.issuance import REPEAT_WINDOW, FileOptions, Issued, Take
+from certbob.ports import Grant
 from certbob.web.context import is_htmx, names_html, reference, services, settings, user_agent
 from certbob.web.errors import log_problem, show
 from certbob.web.forms import read_form
@@ -71,12 +72,12 @@ async def take_page(token: str) -> Response:
     """The passphrase, and the form that redeems; changes nothing."""
     grant = await services().grants.inspect(token)
     if (take := services().issuance.take_of(grant, holder())) is not None:
-        return await _render_take(token, take=take)
+        return await _render_take(grant, token, take)
     try:
         services().grants.check_live(grant, holder())
     except GrantUsed as problem:
         return await show(problem, passphrase=_still_shown(problem, token))
-    return await _render_take(token)
+    return await _render_take(grant, token)
 
 
 async def _repeat_page() -> Response:
@@ -84,12 +85,11 @@ async def _repeat_page() -> Response:
     take = services().issuance.last_take(holder())
     if take is None:
         raise TakeOver
-    return await _render_take(take.token, take=take)
+    return await _render_take(take.grant, take.token, take)
 
 
-async def _render_take(token: str, take: Take | None = None) -> Response:
-    grants, issuance = services().grants, services().issuance
-    grant = await grants.inspect(token)
+async def _render_take(grant: Grant, token: str, take: Take | None = None) -> Response:
+    issuance = services().issuance
     surprising_age = looks_old(user_agent()) and not grant.device.older and settings().ask_older
     ready = take if take is not None and take.is_ready else None
     autostart = (
@@ -103,7 +103,7 @@ async def _render_take(token: str, take: Take | None = None) -> Response:
         "take.html",
         state="new" if ready is None else "repeat",
         token=token,
-        passphrase=grants.passphrase(token),
+        passphrase=services().grants.passphrase(token),
         autostart=autostart,
         name=grant.identity.name,
         device=grant.device,

@@ -1,6 +1,6 @@
 """Choosing what the certificate is for, and minting the grant."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from quart import Blueprint, Response, request
@@ -9,7 +9,6 @@ from certbob import words
 from certbob.devices import Device, Platform, looks_old, platform_of
 from certbob.errors import CAUnavailable, InvalidInput, NotSignedIn, UnfitName
 from certbob.identity import Identity, fit_device_name
-from certbob.profiles import Profile
 from certbob.web.context import is_htmx, services, session, settings, user_agent
 from certbob.web.forms import read_form
 from certbob.web.issue import take_page
@@ -69,8 +68,9 @@ def _identity() -> Identity:
 def _values(sent: dict[str, str]) -> Values:
     platform = sent.get("platform") or platform_of(user_agent())
     device = sent.get("device")
-    if device is None or device in _suggestions().values():
-        device = _suggestions().get(platform, "")
+    suggestions = _suggestions()
+    if device is None or device in suggestions.values():
+        device = suggestions.get(platform, "")
     return Values(
         platform=platform,
         device=device,
@@ -128,40 +128,24 @@ async def _options_page(
     profiles = services().profiles.for_identity(_identity())
     profile = next((p for p in profiles if p.id == values.profile), profiles[0] if profiles else None)
     longest = await services().ca.longest_validity()
-    validities = _validity_choices(profile, longest) if profile else []
-    shown = {
-        "platform": values.platform,
-        "device": values.device,
-        "profile": profile.id if profile else "",
-        "validity": _preselected(values.validity, profile, longest),
-        "older": values.older,
-        "delivery": values.delivery,
-    }
+    offered = (
+        {words.format_duration(length): length for length in profile.validities(longest)} if profile else {}
+    )
+    if profile and values.validity not in offered:
+        values = replace(values, validity=words.format_duration(profile.default_validity(longest)))
     return await page(
         template or "new.html",
         status,
-        values=shown,
+        values=replace(values, profile=profile.id if profile else ""),
         errors=errors or {},
         platforms=tuple(Platform),
         profiles=profiles,
-        validities=validities,
+        validities=[(value, _until(length)) for value, length in offered.items()],
         deliveries=DELIVERIES,
         ask_older=settings().ask_older,
         device_is_suggested=values.device in _suggestions().values(),
     )
 
 
-def _validity_choices(profile: Profile, longest: timedelta | None) -> list[tuple[str, str]]:
-    now = services().clock.now()
-    return [
-        (words.format_duration(length), f"{words.duration(length)} (until {words.day(now + length)})")
-        for length in profile.validities(longest)
-    ]
-
-
-def _preselected(wanted: str, profile: Profile | None, longest: timedelta | None) -> str:
-    if profile is None:
-        return ""
-    offered = [words.format_duration(length) for length in profile.validities(longest)]
-    default = words.format_duration(profile.default_validity(longest))
-    return wanted if wanted in offered else default
+def _until(length: timedelta) -> str:
+    return f"{words.duration(length)} (until {words.day(services().clock.now() + length)})"

@@ -17,6 +17,7 @@ from quart import Response, g, request
 
 from certbob.errors import ForeignRequest, NotSignedIn, StorageProblem
 from certbob.identity import Identity
+from certbob.keys import digest
 from certbob.ports import Session
 from certbob.web.context import services, session, settings
 from certbob.web.forms import read_form
@@ -127,17 +128,13 @@ def _set_cookie(response: Response, purpose: str, value: str, max_age: timedelta
     )
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 async def load_session() -> None:
     """Before each request: who is signed in, if the session is neither idle, over, nor its account gone."""
     g.session = None
     cookie = request.cookies.get(cookie_name("certbob"))
     if not cookie or request.path.startswith("/static/"):
         return
-    found = await services().sessions.find_session(_hash(cookie))
+    found = await services().sessions.find_session(digest(cookie))
     if found is None:
         return
     now = services().clock.now()
@@ -157,7 +154,7 @@ async def start_session(identity: Identity, response: Response) -> None:
     await _forget_session()
     cookie = secrets.token_urlsafe(32)
     now = services().clock.now()
-    await services().sessions.add_session(Session(_hash(cookie), identity, created_at=now, seen_at=now))
+    await services().sessions.add_session(Session(digest(cookie), identity, created_at=now, seen_at=now))
     _set_cookie(response, "certbob", cookie, None)
 
 
