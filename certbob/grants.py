@@ -20,6 +20,7 @@ from certbob.errors import GrantExpired, GrantInvalid, GrantMalformed, GrantUsed
 from certbob.identity import Identity
 from certbob.keys import derive_key, digest, passphrase_for
 from certbob.ports import Clock, Grant, GrantStore
+from certbob.strict_json import json_object
 
 AUDIENCE = "certbob:issue"
 TOKEN_TYPE = "certbob-grant+jwt"  # noqa: S105 a media type
@@ -128,7 +129,7 @@ class Grants:
         try:
             _require_canonical(untrusted_token)
             decoded = self._jws.decode_complete(untrusted_token, self._signing_key, algorithms=["HS256"])
-            claims = _strict_json(decoded["payload"])
+            claims = json_object(decoded["payload"])
             if decoded["header"] != _HEADER:
                 raise ValueError("unexpected header")
             self._check(claims)
@@ -158,15 +159,3 @@ def _require_canonical(token: str) -> None:
                 raise ValueError("not canonical base64")
         except binascii.Error as error:
             raise ValueError("not base64") from error
-
-
-def _strict_json(payload: bytes) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({name for name, _ in pairs}) != len(pairs):
-            raise ValueError("a claim appears twice")
-        return dict(pairs)
-
-    claims = json.loads(payload, object_pairs_hook=unique)
-    if not isinstance(claims, dict):
-        raise ValueError("the claims are not an object")
-    return claims

@@ -7,7 +7,6 @@ stand here, on the primitives of `cryptography`.
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
 from certbob.errors import BadProvisionerPassword
 from certbob.secret import Secret
+from certbob.strict_json import json_object
 
 _KEY_WRAPPINGS = {  # alg: hash, bytes of the key that wraps the content key (RFC 7518 section 4.8.1)
     "PBES2-HS256+A128KW": ("sha256", 16),
@@ -104,17 +104,6 @@ def decrypt(jwe: str, password: Secret | None) -> dict[str, Any]:
     return json_object(plain)
 
 
-def json_object(data: bytes) -> dict[str, Any]:
-    """Strict JSON (RFC 8259): UTF-8, one object, no name twice. Raises ValueError."""
-    try:
-        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise ValueError("JSON is nested too deeply") from error
-    if not isinstance(value, dict):
-        raise ValueError("JSON is not an object")
-    return value
-
-
 def _algorithm(jwk: Mapping[str, Any]) -> str:
     match jwk:
         case {"kty": "EC", "crv": "P-256"}:
@@ -154,14 +143,3 @@ def _decode(text: object) -> bytes:
         return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except ValueError as error:
         raise ValueError("the JWE is not base64url") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("JSON has a name twice")
-    return members
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"JSON has no {name}")

@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from certbob.ca.provisioner_key import ProvisionerKey, json_object, open_provisioner_key
+from certbob.ca.provisioner_key import ProvisionerKey, open_provisioner_key
 from certbob.errors import (
     BadProvisionerPassword,
     CABadAnswer,
@@ -47,6 +47,7 @@ from certbob.errors import (
 )
 from certbob.ports import Chain, Clock, LeafRules, SigningRequest, Trust
 from certbob.secret import Secret
+from certbob.strict_json import json_object
 
 T = TypeVar("T")
 

@@ -1,0 +1,26 @@
+"""JSON as RFC 8259 has it and no laxer: what two readers could read in two ways is refused."""
+
+import json
+from typing import Any
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """UTF-8, one object, no name twice, no NaN. Raises ValueError."""
+    try:
+        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("JSON is nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError("JSON is not an object")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("JSON has a name twice")
+    return members
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"JSON has no {name}")
