@@ -1,5 +1,6 @@
 """The composition root: Settings become Services. The only file that knows every adapter."""
 
+import logging
 import os
 import secrets
 from collections.abc import Callable
@@ -7,26 +8,33 @@ from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from certbob.auth.claims import ClaimRules
 from certbob.auth.local import Account, LocalAccounts, hash_password, new_password
+from certbob.auth.oidc import OIDCSignIn
+from certbob.auth.provider import OpenIDProvider
 from certbob.bundles import FileNames
 from certbob.ca.builtin import BuiltinCA, open_authority
 from certbob.ca.stepca import StepCA
-from certbob.config import LocalUser, Settings
-from certbob.errors import CannotStart, StorageProblem
+from certbob.config import OIDC, LocalUser, Settings
+from certbob.errors import CannotStart, NameTaken, StorageProblem
 from certbob.grants import Grants
+from certbob.identity import Door, Identity
 from certbob.issuance import Issuance
 from certbob.keys import derive_key
 from certbob.ledger import HOUR, Ledger
+from certbob.names import Names
 from certbob.ports import CertificateAuthority, Clock, People, Signers
 from certbob.private_files import require_private, write_private
 from certbob.profiles import KeyType, Profiles
 from certbob.services import LocalSignIn, Services
 from certbob.signers import SignerPool
-from certbob.store.queries import SqlGrants, SqlLedger, SqlPeople, SqlSessions, SqlTries
+from certbob.store.queries import SqlGrants, SqlLedger, SqlPeople, SqlSessions, SqlSignIns, SqlTries
 from certbob.store.sqlite import Database
 
 ADMIN = "admin"
 DRAIN_SECONDS = 20
+
+log = logging.getLogger(__name__)
 
 
 class SystemClock:
@@ -41,6 +49,7 @@ async def build_services(
     *,
     clock: Clock | None = None,
     ca: CertificateAuthority | None = None,
+    provider: OpenIDProvider | None = None,
     signers: Signers | None = None,
     tell_first_account: Callable[[str, str], None] | None = None,
 ) -> Services:
@@ -51,7 +60,9 @@ async def build_services(
     """
     stack = AsyncExitStack()
     try:
-        return await _build(settings, clock or SystemClock(), ca, signers, tell_first_account, stack)
+        return await _build(
+            settings, clock or SystemClock(), ca, provider, signers, tell_first_account, stack
+        )
     except BaseException:
         await stack.aclose()  # an open database would keep the process alive
         raise
@@ -61,6 +72,7 @@ async def _build(
     settings: Settings,
     clock: Clock,
     ca: CertificateAuthority | None,
+    provider: OpenIDProvider | None,
     signers: Signers | None,
     tell_first_account: Callable[[str, str], None] | None,
     stack: AsyncExitStack,
@@ -85,9 +97,44 @@ async def _build(
     )
     ledger = Ledger(SqlLedger(database), clock=clock, hourly_limit=settings.limits.certificates_per_hour)
     profiles = Profiles(settings.profiles)
+    local = LocalAccounts(
+        await _accounts(settings, people, tell_first_account), people=people, tries=tries, clock=clock
+    )
+    sign_ins = SqlSignIns(database)
+    oidc = None
+    if settings.oidc.issuer and settings.oidc.client_id:
+        provider = provider or _provider(settings.oidc, settings.oidc.issuer, settings.oidc.client_id, clock)
+        stack.push_async_callback(provider.close)
+        oidc = OIDCSignIn(
+            provider,
+            label=settings.oidc.label,
+            rules=_claim_rules(settings.oidc),
+            public_url=settings.server.public_url,
+            store=sign_ins,
+            people=people,
+            clock=clock,
+            key=derive_key(secret, "sign-in"),
+        )
+
+    def exists(door: Door, account: str) -> bool:
+        match door:
+            case Door.LOCAL:
+                return local.has(account)
+            case Door.OIDC:
+                return oidc is not None and oidc.has(account)
+        return True
+
+    def still_knows(identity: Identity) -> bool:
+        if identity.door is Door.OIDC:
+            return oidc is not None and oidc.still_knows(identity)
+        return local.still_knows(identity)
+
+    names = Names(people, exists)
+    await _reserve_names(names, local)
     issuance = Issuance(
         grants=grants,
         ledger=ledger,
+        names=names,
         ca=ca,
         signers=signers,
         profiles=profiles,
@@ -98,9 +145,6 @@ async def _build(
         include_root=settings.pkcs12.include_root,
     )
     stack.push_async_callback(issuance.drain, DRAIN_SECONDS)
-    local = LocalAccounts(
-        await _accounts(settings, people, tell_first_account), people=people, tries=tries, clock=clock
-    )
 
     async def storage_health() -> str | None:
         try:
@@ -113,6 +157,7 @@ async def _build(
         now = clock.now()
         await grant_store.prune_grants(now - timedelta(days=1))
         await sessions.prune_sessions(now - timedelta(days=1))
+        await sign_ins.prune_sign_ins(now - timedelta(hours=1))
         await tries.prune_tries(now)
 
     return Services(
@@ -123,7 +168,9 @@ async def _build(
         profiles=profiles,
         people=people,
         sessions=sessions,
-        local=LocalSignIn(local.authenticate, local.still_knows),
+        local=LocalSignIn(local.authenticate, exists=local.exist),
+        single_sign_on=oidc,
+        still_knows=still_knows,
         session_key=derive_key(secret, "session"),
         storage_health=storage_health,
         prune=prune,
@@ -192,11 +239,42 @@ def _authority(settings: Settings, data_dir: Path, *, clock: Clock, signers: Sig
     return BuiltinCA(authority, signers=signers, clock=clock)
 
 
+def _provider(oidc: OIDC, issuer: str, client_id: str, clock: Clock) -> OpenIDProvider:
+    if issuer.startswith("http://"):
+        log.warning("[oidc] issuer is plain http: whoever sees the traffic can sign in as anybody")
+    return OpenIDProvider(
+        issuer=issuer, client_id=client_id, client_secret=oidc.client_secret, scopes=oidc.scopes, clock=clock
+    )
+
+
+def _claim_rules(oidc: OIDC) -> ClaimRules:
+    return ClaimRules(
+        name=(oidc.name_claim,) if oidc.name_claim else ("preferred_username", "name"),
+        email=oidc.email_claim,
+        groups=oidc.groups_claim,
+        allowed_groups=oidc.allowed_groups,
+        admin_groups=oidc.admin_groups,
+    )
+
+
+async def _reserve_names(names: Names, local: LocalAccounts) -> None:
+    """So that nobody who chooses a name elsewhere gets a certificate as one of the configured people."""
+    for identity in await local.identities():
+        try:
+            await names.claim(identity)
+        except NameTaken:
+            log.warning(
+                "the name %r of account %s belongs to another account, so it can get no certificate",
+                identity.name,
+                identity.account,
+            )
+
+
 async def _accounts(
     settings: Settings, people: People, tell_first_account: Callable[[str, str], None] | None
 ) -> list[Account]:
     """The configured accounts; the generated one counts only while there is no other way to sign in."""
-    if settings.local.users:
+    if settings.local.users or settings.oidc.issuer:
         return [_account(user) for user in settings.local.users]
     known = await people.accounts()
     if not known and tell_first_account is not None:

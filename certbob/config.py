@@ -74,6 +74,25 @@ class Local(Struct, frozen=True, kw_only=True):
         _refuse_twins([user.username for user in self.users], "user name")
 
 
+class OIDC(Struct, frozen=True, kw_only=True):
+    issuer: Annotated[str, grammars.issuer] | None = None
+    client_id: Annotated[str, grammars.group] | None = None
+    client_secret: SomeSecret | None = None
+    label: Annotated[str, grammars.label] = "Single sign-on"
+    scopes: tuple[Annotated[str, grammars.scope], ...] = ("openid", "profile", "email", "groups")
+    name_claim: Annotated[str, grammars.group] | None = None
+    email_claim: Annotated[str, grammars.group] = "email"
+    groups_claim: Annotated[str, grammars.group] = "groups"
+    allowed_groups: Groups = ()
+    admin_groups: Groups = ()
+
+    def __post_init__(self) -> None:
+        if (self.issuer is None) != (self.client_id is None):
+            raise ValueError("both issuer and client_id, or neither")
+        if "openid" not in self.scopes:
+            raise ValueError('"openid" among the scopes')
+
+
 class Issue(Struct, frozen=True, kw_only=True):
     lifetime: Annotated[timedelta, grammars.grant_lifetime] = timedelta(minutes=5)
     direct_download: bool = True
@@ -140,6 +159,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     ca: CA = field(default_factory=CA)
     builtin: Builtin = field(default_factory=Builtin)
     stepca: StepCA = field(default_factory=StepCA)
+    oidc: OIDC = field(default_factory=OIDC)
     local: Local = field(default_factory=Local)
     issue: Issue = field(default_factory=Issue)
     pkcs12: PKCS12 = field(default_factory=PKCS12)

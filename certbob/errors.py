@@ -8,9 +8,13 @@ Problem
 ├── NotSignedIn
 ├── SignInRefused           user name or password is not right
 ├── SignInBlocked           too many tries
+├── SignInFailed            single sign-on did not work
+├── ProviderUnavailable     the sign-in service does not answer
+├── NotAllowed              somebody who is known, but not let in
 ├── NotEntitled             this person may not have this profile
 ├── TooManyCertificates     the hourly limit of a person
 ├── UnfitName               a name that must not stand in a certificate
+├── NameTaken               a name under which somebody else has certificates
 ├── GrantProblem
 │   ├── GrantMalformed      not a link of ours
 │   ├── GrantInvalid        looks like one, but we did not sign it
@@ -130,6 +134,46 @@ class SignInBlocked(Problem):
         self.text = f"Try again at {at_time(until)}."
 
 
+class SignInFailed(Problem):
+    """Single sign-on came back without somebody to let in. `wanted`: where it was to lead, a path of ours."""
+
+    code = "sign_in_failed"
+    title = "The sign-in did not work"
+    mend = "Start the sign-in again."
+
+    def __init__(
+        self, detail: str, text: str = "Nobody was signed in.", *, mend: str = mend, wanted: str = ""
+    ) -> None:
+        super().__init__(detail)
+        self.text = text
+        self.mend = mend
+        self.wanted = wanted
+
+
+class ProviderUnavailable(Problem):
+    """`label`: what people call the sign-in service."""
+
+    code = "provider_unavailable"
+    text = "Nobody can sign in with it until it does."
+    mend = "Try again in a minute."
+
+    def __init__(self, label: str, detail: str) -> None:
+        super().__init__(detail)
+        self.title = f"{label} does not answer right now"
+
+
+class NotAllowed(SignInFailed):
+    code = "not_allowed"
+    title = "You cannot use this service"
+
+    def __init__(self, detail: str, groups: tuple[str, ...]) -> None:
+        super().__init__(
+            detail,
+            f"It is for members of {' or '.join(groups)}.",
+            mend="Ask the people who run this service, or sign in as somebody else.",
+        )
+
+
 class NotEntitled(Problem):
     code = "not_entitled"
     title = "You cannot get this certificate"
@@ -163,6 +207,18 @@ class UnfitName(Problem):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.text = text
+
+
+class NameTaken(Problem):
+    """One name is one person: whoever has it in a certificate could pose as the other."""
+
+    code = "name_taken"
+    title = "This name belongs to somebody else here"
+    mend = "Ask the people who run this service."
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.text = f"Another account has certificates as ‘{name}’. Nothing was issued."
 
 
 class GrantProblem(Problem):

@@ -29,6 +29,7 @@ _PORT = r"(?P<port>[1-9][0-9]{0,4})"
 _ADDRESS = re.compile(f"{_HOST}:{_PORT}")
 _ORIGIN = re.compile(rf"(?P<scheme>https?)://{_HOST}(?::{_PORT})?/?")
 _HTTPS_URL = re.compile(rf"https://{_HOST}(?::{_PORT})?(?:[/?#][!-~]*)?")
+_ISSUER = re.compile(rf"(?P<scheme>https?)://{_HOST}(?::{_PORT})?(?:/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?")
 _PHC = re.compile(  # https://github.com/P-H-C/phc-string-format, the parameters in the order Argon2 prints
     r"\$argon2id\$v=19\$m=(?P<memory>\d{1,7}),t=(?P<passes>\d{1,3}),p=(?P<lanes>\d{1,3})"
     r"\$(?P<salt>[A-Za-z0-9+/]{11,86})\$(?P<hash>[A-Za-z0-9+/]{22,86})",
@@ -85,6 +86,24 @@ def authority_url(text: str) -> str:
     if origin is None or origin.scheme != "https":
         raise ValueError('an address such as "https://ca.example.org:9000", without path, query and user')
     return str(origin)
+
+
+def issuer(text: str) -> str:
+    """As the provider writes it, to the last slash: it is compared byte for byte (OIDC Discovery 4.3)."""
+    match = _ISSUER.fullmatch(text)
+    host = match and _host(match["host"])
+    if match is None or host is None or int(match["port"] or 443) > 65535:
+        raise ValueError('the issuer as the provider names it, such as "https://id.example.org/realms/staff"')
+    if match["scheme"] == "http" and not _is_loopback(host):
+        raise ValueError("an issuer that begins with https, because plain http is for this machine alone")
+    return text
+
+
+def scope(text: str) -> str:
+    """RFC 6749 3.3."""
+    if re.fullmatch(r"[!#-\[\]-~]{1,200}", text) is None:
+        raise ValueError('scopes without blanks and quotes, such as "openid" and "profile"')
+    return text
 
 
 def trust_anchor(text: str, folder: Path) -> str:

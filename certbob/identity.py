@@ -31,6 +31,7 @@ _EMAIL = re.compile(rf"(?P<local>{_ATOM}(?:\.{_ATOM})*)@(?P<domain>{_LABEL}(?:\.
 class Door(StrEnum):
     """Which door vouched for somebody."""
 
+    OIDC = "oidc"
     LOCAL = "local"
     TERMINAL = "terminal"
 
@@ -39,9 +40,10 @@ class Door(StrEnum):
 class Identity:
     """Somebody who is known.
 
-    `subject` is our own stable id (a UUID as text) and never shown. `name` and `email` were checked by
-    `fit_name` and `fit_email`; `email` is there only when the door has verified it. `account` is the
-    door's own key for the person (the user name of a local account).
+    `subject` is our own stable id (a UUID as text) and never shown. `name` is as the door tells it, and held
+    against `fit_name` before it stands in a certificate. `email` was checked by `fit_email` and is there only
+    when the door has verified it. `account` is the door's own key for the person: the user name of a local
+    account, issuer and subject of single sign-on.
     """
 
     subject: str
@@ -75,7 +77,9 @@ def _fit_text(text: str, what: str) -> str:
     scripts = {_script(character) for character in text if unicodedata.category(character)[0] == "L"}
     if len(scripts) > 1 and not any(scripts <= mix for mix in _ALLOWED_MIXES):
         raise UnfitName(f"{what} mixes letters of different scripts that look alike.")
-    if not text or unicodedata.category(text[0])[0] not in "LN":
+    if not text:
+        raise UnfitName(f"{what} is empty.")
+    if unicodedata.category(text[0])[0] not in "LN":
         raise UnfitName(f"{what} must begin with a letter or a digit.")
     return text
 
@@ -90,6 +94,11 @@ def fit_name(text: str) -> str:
     if len(name.encode()) > MAX_NAME_BYTES:
         raise UnfitName(f"The name is longer than {MAX_NAME_BYTES} bytes.")
     return name
+
+
+def name_key(name: str) -> str:
+    """One spelling for all names that people and services could take for the same."""
+    return re.sub(" +", " ", unicodedata.normalize("NFKC", name).casefold())
 
 
 def fit_device_name(text: str) -> str:

@@ -39,8 +39,9 @@ from certbob.errors import (
     StorageProblem,
 )
 from certbob.grants import Grants
-from certbob.identity import Identity
+from certbob.identity import Door, Identity
 from certbob.ledger import Ledger
+from certbob.names import Names
 from certbob.ports import (
     CertificateAuthority,
     Chain,
@@ -121,6 +122,7 @@ class Issuance:
         *,
         grants: Grants,
         ledger: Ledger,
+        names: Names,
         ca: CertificateAuthority,
         signers: Signers,
         profiles: Profiles,
@@ -132,6 +134,7 @@ class Issuance:
     ) -> None:
         self._grants = grants
         self._ledger = ledger
+        self._names = names
         self._ca = ca
         self._signers = signers
         self._profiles = profiles
@@ -145,8 +148,14 @@ class Issuance:
         self._uncollected: set[int] = set()  # entries whose browser went away, while their file is kept
 
     async def admit(self, identity: Identity, profile_id: str) -> Profile:
-        """The profile this person may have a certificate of now. Raises NotEntitled, TooManyCertificates."""
+        """The profile this person may have a certificate of now.
+
+        Raises NotEntitled, UnfitName, NameTaken, TooManyCertificates.
+        """
         profile = self._profiles.entitled(profile_id, identity)
+        # At the terminal the administrator says whose certificate it is.
+        if identity.door is not Door.TERMINAL:
+            await self._names.claim(identity)
         await self._ledger.check_limit(identity)
         return profile
 
@@ -160,7 +169,7 @@ class Issuance:
     ) -> Issued:
         """Redeem the grant and return the file; within two minutes the same `holder` gets it again.
 
-        Raises the GrantProblems, NotEntitled, TooManyCertificates, Busy, StorageProblem and CAProblems.
+        Raises what `admit` does, the GrantProblems, Busy, StorageProblem and CAProblems.
         """
         grant = await self._grants.inspect(untrusted_token)
         take = self.take_of(grant, holder)

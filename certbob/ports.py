@@ -198,6 +198,16 @@ class People(Protocol):
         """Our stable id (a UUID as text) of this account at this door; made at first sight."""
         ...
 
+    async def account_of(self, subject: str) -> tuple[Door, str] | None: ...
+
+    async def claim_name(self, name_key: str, subject: str) -> str:
+        """The subject whose name it is: until now nobody's, it is this one's. In one statement."""
+        ...
+
+    async def pass_name(self, name_key: str, owner: str, subject: str) -> bool:
+        """From one subject to another; False when it was no longer the first one's."""
+        ...
+
     async def add_account(self, username: str, password_hash: str) -> bool:
         """False when an account exists already."""
         ...
@@ -213,6 +223,7 @@ class Session:
 
     id_hash: str
     identity: Identity
+    is_admin: bool
     created_at: datetime
     seen_at: datetime
 
@@ -225,6 +236,31 @@ class SessionStore(Protocol):
     async def touch_session(self, id_hash: str, *, now: datetime) -> None: ...
 
     async def end_session(self, id_hash: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PendingSignIn:
+    """Somebody was sent to the sign-in service and may come back, once, in the same browser.
+
+    `key` and `browser_hash` are SHA-256, hex, of secrets that only the browser has. `wanted`: a path of ours.
+    """
+
+    key: str
+    browser_hash: str
+    wanted: str
+    started_at: datetime
+
+
+class SignInStore(Protocol):
+    """Every method raises StorageProblem when the database cannot do it."""
+
+    async def add_sign_in(self, pending: PendingSignIn, *, limit: int) -> None:
+        """Of one browser only the newest `limit` are kept."""
+        ...
+
+    async def take_sign_in(self, key: str, browser_hash: str) -> PendingSignIn | None:
+        """In one statement, so that over all processes it is taken once."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

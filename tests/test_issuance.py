@@ -37,13 +37,15 @@ from certbob.errors import (
     Problem,
     StorageProblem,
     TooManyCertificates,
+    UnfitName,
 )
 from certbob.grants import Grants
 from certbob.issuance import MAX_REPEATS, MAX_RUNNING, FileOptions, Issuance, Issued, Take
 from certbob.ledger import Ledger
+from certbob.names import Names
 from certbob.ports import Chain, SigningRequest, Trust
 from certbob.profiles import KeyType, Profile, Profiles, Usage
-from certbob.store.queries import SqlGrants, SqlLedger
+from certbob.store.queries import SqlGrants, SqlLedger, SqlPeople
 from certbob.store.sqlite import Database
 from tests.support import pki
 from tests.support.clock import FakeClock
@@ -208,7 +210,7 @@ def redeem_all(data_dir: Path, now: datetime, tokens: list[str], start: Barrier,
 
 
 async def test_two_processes_make_one_certificate_of_each_grant(core: Core) -> None:
-    tokens = [await core.mint() for _ in range(50)]
+    tokens = [await core.mint(person(f"Person {n}")) for n in range(50)]
     spawn = multiprocessing.get_context("spawn")
     start, results = spawn.Barrier(2), spawn.Queue()
     processes = [
@@ -501,7 +503,7 @@ async def test_a_certificate_without_a_file_is_recorded_as_not_delivered(data_di
 
 async def test_what_must_not_stand_in_a_certificate_is_never_signed(core: Core) -> None:
     token = await core.mint(person("Ada\nLovelace"))
-    with pytest.raises(ValueError, match="may hold letters"):
+    with pytest.raises(UnfitName):
         await core.issue(token)
     assert (core.ledger(), core.ca.asked) == ([], [])
 
@@ -554,6 +556,7 @@ async def faulty_issuance(path: Path, ca: FakeCA, clock: FakeClock, fault: Fault
     yield Issuance(
         grants=grants,
         ledger=Ledger(fault.wrap(SqlLedger(database)), clock=clock, hourly_limit=20),
+        names=Names(fault.wrap(SqlPeople(database)), exists=lambda _door, _account: True),
         ca=ca,
         signers=InlineSigners(),
         profiles=Profiles([DEFAULT_PROFILE]),
@@ -566,10 +569,10 @@ async def faulty_issuance(path: Path, ca: FakeCA, clock: FakeClock, fault: Fault
     await database.close()
 
 
-CALLS_OF_A_GOOD_ISSUANCE = 6  # inspect, inspect, claim, limit, intent, issued
+CALLS_OF_A_GOOD_ISSUANCE = 7  # inspect, inspect, claim, name, limit, intent, issued
 
 
-async def test_a_good_issuance_asks_the_stores_six_times(core: Core) -> None:
+async def test_a_good_issuance_asks_the_stores_seven_times(core: Core) -> None:
     fault = Fault(at=10**6)
     async with faulty_issuance(core.data_dir / DATABASE, core.ca, core.clock, fault) as issuance:
         await issuance.issue(await core.mint())
@@ -617,9 +620,9 @@ async def test_the_words_after_a_storage_fault_are_true(core: Core) -> None:
     for at in range(1, CALLS_OF_A_GOOD_ISSUANCE + 1):
         async with faulty_issuance(core.data_dir / DATABASE, core.ca, core.clock, Fault(at)) as issuance:
             with pytest.raises(Problem) as problem:
-                await issuance.issue(await core.mint())
+                await issuance.issue(await core.mint(person(f"Ada {at}")))
         raised.append(type(problem.value).__name__)
-    assert raised == ["StorageProblem"] * 5 + ["CAUncertain"]
+    assert raised == ["StorageProblem"] * 6 + ["CAUncertain"]
 
 
 async def test_a_late_certificate_is_revoked_though_its_doubt_could_not_be_written(core: Core) -> None:
@@ -998,7 +1001,9 @@ async def test_the_end_of_the_service_waits_for_what_is_under_way(data_dir: Path
 async def test_beyond_its_bound_the_service_is_busy_and_the_grant_stays(core: Core) -> None:
     gate = asyncio.Event()
     core.ca.answers = [core.ca.held(gate)] * MAX_RUNNING
-    running = [asyncio.create_task(core.issue(await core.mint())) for _ in range(MAX_RUNNING)]
+    running = [
+        asyncio.create_task(core.issue(await core.mint(person(f"Person {n}")))) for n in range(MAX_RUNNING)
+    ]
     await until(lambda: len(core.ca.asked) == MAX_RUNNING)
 
     token = await core.mint()
@@ -1017,7 +1022,9 @@ async def test_a_busy_service_still_gives_a_finished_file_again(core: Core) -> N
     first = await core.issue(token, "ada")
     gate = asyncio.Event()
     core.ca.answers = [core.ca.held(gate)] * MAX_RUNNING
-    running = [asyncio.create_task(core.issue(await core.mint())) for _ in range(MAX_RUNNING)]
+    running = [
+        asyncio.create_task(core.issue(await core.mint(person(f"Person {n}")))) for n in range(MAX_RUNNING)
+    ]
     await until(lambda: len(core.ca.asked) == MAX_RUNNING + 1)
 
     assert (await core.issue(token, "ada")).content == first.content

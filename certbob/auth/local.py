@@ -86,10 +86,19 @@ class LocalAccounts:
         await self._tries.forget_tries(name_bucket)
         return await self._identity(account)
 
+    @property
+    def exist(self) -> bool:
+        return bool(self._accounts)
+
+    def has(self, username: str) -> bool:
+        return username in self._accounts
+
+    async def identities(self) -> list[Identity]:
+        """Everybody who can sign in like that."""
+        return [await self._identity(account) for account in self._accounts.values()]
+
     def still_knows(self, identity: Identity) -> bool:
         """False once the account is not what it was at the sign-in: gone, or of another name or groups."""
-        if identity.door is not Door.LOCAL:
-            return True
         account = self._accounts.get(identity.account)
         return account is not None and identity == self._identity_of(account, identity.subject)
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding as Serializati
 
 from certbob.devices import Device, Encoding, Platform
 from certbob.identity import Door, Identity
-from certbob.ports import Grant, Intent, Session, Tries
+from certbob.ports import Grant, Intent, PendingSignIn, Session, Tries
 from certbob.store import from_epoch, from_json, to_epoch, to_json
 from certbob.store.sqlite import Database
 
@@ -197,6 +197,28 @@ class SqlPeople:
         )
         return str(row[0])
 
+    async def account_of(self, subject: str) -> tuple[Door, str] | None:
+        row = await self._database.row("SELECT door, account FROM subjects WHERE id = ?", subject)
+        return None if row is None else (Door(row[0]), row[1])
+
+    async def claim_name(self, name_key: str, subject: str) -> str:
+        row = await self._database.one(
+            "INSERT INTO names (name_key, subject) VALUES (?, ?)"
+            " ON CONFLICT (name_key) DO UPDATE SET name_key = excluded.name_key RETURNING subject",
+            name_key,
+            subject,
+        )
+        return str(row[0])
+
+    async def pass_name(self, name_key: str, owner: str, subject: str) -> bool:
+        row = await self._database.row(
+            "UPDATE names SET subject = ? WHERE name_key = ? AND subject = ? RETURNING 1",
+            subject,
+            name_key,
+            owner,
+        )
+        return row is not None
+
     async def add_account(self, username: str, password_hash: str) -> bool:
         row = await self._database.row(
             "INSERT INTO accounts (username, password_hash) VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING 1",
@@ -218,21 +240,25 @@ class SqlSessions:
 
     async def add_session(self, session: Session) -> None:
         await self._database.rows(
-            f"INSERT INTO sessions (id_hash, {_IDENTITY}, created_at, seen_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO sessions (id_hash, {_IDENTITY}, is_admin, created_at, seen_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             session.id_hash,
             *_identity_values(session.identity),
+            int(session.is_admin),
             to_epoch(session.created_at),
             to_epoch(session.seen_at),
         )
 
     async def find_session(self, id_hash: str) -> Session | None:
         row = await self._database.row(
-            f"SELECT {_IDENTITY}, created_at, seen_at FROM sessions WHERE id_hash = ?", id_hash
+            f"SELECT {_IDENTITY}, is_admin, created_at, seen_at FROM sessions WHERE id_hash = ?", id_hash
         )
         if row is None:
             return None
-        return Session(id_hash, _identity(*row[:6]), from_epoch(row[6]), from_epoch(row[7]))
+        is_admin, created_at, seen_at = row[6:]
+        return Session(
+            id_hash, _identity(*row[:6]), bool(is_admin), from_epoch(created_at), from_epoch(seen_at)
+        )
 
     async def touch_session(self, id_hash: str, *, now: datetime) -> None:
         await self._database.rows("UPDATE sessions SET seen_at = ? WHERE id_hash = ?", to_epoch(now), id_hash)
@@ -242,6 +268,40 @@ class SqlSessions:
 
     async def prune_sessions(self, before: datetime) -> None:
         await self._database.rows("DELETE FROM sessions WHERE created_at < ?", to_epoch(before))
+
+
+class SqlSignIns:
+    """Implements `ports.SignInStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add_sign_in(self, pending: PendingSignIn, *, limit: int) -> None:
+        await self._database.rows(
+            "INSERT INTO sign_ins (key, browser_hash, wanted, started_at) VALUES (?, ?, ?, ?)",
+            pending.key,
+            pending.browser_hash,
+            pending.wanted,
+            to_epoch(pending.started_at),
+        )
+        await self._database.rows(
+            "DELETE FROM sign_ins WHERE browser_hash = ? AND key NOT IN"
+            " (SELECT key FROM sign_ins WHERE browser_hash = ? ORDER BY started_at DESC LIMIT ?)",
+            pending.browser_hash,
+            pending.browser_hash,
+            limit,
+        )
+
+    async def take_sign_in(self, key: str, browser_hash: str) -> PendingSignIn | None:
+        row = await self._database.row(
+            "DELETE FROM sign_ins WHERE key = ? AND browser_hash = ? RETURNING wanted, started_at",
+            key,
+            browser_hash,
+        )
+        return None if row is None else PendingSignIn(key, browser_hash, row[0], from_epoch(row[1]))
+
+    async def prune_sign_ins(self, before: datetime) -> None:
+        await self._database.rows("DELETE FROM sign_ins WHERE started_at < ?", to_epoch(before))
 
 
 class SqlTries:

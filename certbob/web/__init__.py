@@ -9,7 +9,7 @@ from quart import Quart, Response, g, request
 
 from certbob.errors import NoSuchPage
 from certbob.services import Services
-from certbob.web import errors, issue, login, ops, options, trust
+from certbob.web import errors, issue, login, ops, options, single_sign_on, trust
 from certbob.web.context import WebSettings, reference
 from certbob.web.guard import Guard
 from certbob.web.pages import set_up_templates
@@ -35,7 +35,7 @@ def create_app(settings: WebSettings, *, root: Path, trusted_proxies: Sequence[s
     static = StaticFiles(root / "static")
     set_up_templates(app, static)
     errors.set_up_errors(app)
-    for module in (login, options, issue, trust, ops):
+    for module in (login, single_sign_on, options, issue, trust, ops):
         app.register_blueprint(module.blueprint)
 
     @app.get("/static/<name>")

@@ -17,10 +17,13 @@ STATUS: dict[type[Problem], int] = {
     errors.BadRequest: 400,
     errors.GrantMalformed: 400,
     errors.GrantInvalid: 401,
+    errors.SignInFailed: 400,
     errors.NotSignedIn: 401,
     errors.ForeignRequest: 403,
+    errors.NotAllowed: 403,
     errors.NotEntitled: 403,
     errors.UnfitName: 403,
+    errors.NameTaken: 403,
     errors.NoSuchPage: 404,
     errors.WrongMethod: 405,
     errors.GrantUsed: 409,
@@ -35,10 +38,16 @@ STATUS: dict[type[Problem], int] = {
     errors.CARefused: 502,
     errors.Busy: 503,
     errors.CAUnavailable: 503,
+    errors.ProviderUnavailable: 503,
     errors.StorageProblem: 503,
     errors.CAUncertain: 504,
 }
-RETRY_SECONDS = {errors.Busy: 2, errors.CAUnavailable: 10, errors.StorageProblem: 10}
+RETRY_SECONDS = {
+    errors.Busy: 2,
+    errors.CAUnavailable: 10,
+    errors.StorageProblem: 10,
+    errors.ProviderUnavailable: 60,
+}
 # htmx puts these in the place of the form; all others go to the alert above it, and the form stays.
 SWAPPED_IN_PLACE = (409, 410, 422, 429)
 

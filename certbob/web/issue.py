@@ -34,7 +34,7 @@ PREVIEW_AGENTS = (
     "bingpreview",
     "applebot",
 )
-CLICKED = (Door.LOCAL,)  # doors whose link was opened by a click a moment ago
+CLICKED = (Door.OIDC, Door.LOCAL)  # doors whose link was opened by a click a moment ago
 
 
 @blueprint.get("/issue")

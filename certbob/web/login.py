@@ -6,6 +6,7 @@ from quart import Blueprint, Response, request
 from werkzeug.exceptions import HTTPException
 
 from certbob.errors import BadRequest, NotSignedIn, Problem, SignInBlocked, SignInRefused, TooLarge
+from certbob.identity import Door
 from certbob.web.context import is_htmx, services, session
 from certbob.web.errors import log_problem, retry_after, status_of
 from certbob.web.forms import MAX_FIELDS, read_form
@@ -36,13 +37,13 @@ def destination(wanted: str) -> str:
 @blueprint.get("/")
 @public
 async def start() -> Response:
-    return _see_other(START if session() else "/login")
+    return see_other(START if session() else "/login")
 
 
 @blueprint.get("/login")
 @public
 async def show_login() -> Response:
-    return await _login_page(None, "", request.args.get("next", START))
+    return await login_page(None, request.args.get("next", START))
 
 
 @blueprint.post("/login")
@@ -56,8 +57,8 @@ async def login() -> Response:
         )
     except (SignInRefused, SignInBlocked) as problem:
         log_problem(problem)
-        return await _login_page(problem, username, wanted)
-    response = _see_other(destination(wanted))
+        return await login_page(problem, wanted, username)
+    response = see_other(destination(wanted))
     await start_session(identity, response)
     return response
 
@@ -65,7 +66,19 @@ async def login() -> Response:
 @blueprint.post("/logout")
 @signed_in
 async def logout() -> Response:
-    response = _see_other("/login")
+    """After single sign-on the person is still signed in there, so the next page offers to end that, too.
+
+    A link does it: after a form the content security policy allows no redirect to another site.
+    """
+    single_sign_on = services().single_sign_on
+    current = session()
+    elsewhere = (
+        single_sign_on is not None
+        and current is not None
+        and current.identity.door is Door.OIDC
+        and single_sign_on.sign_out_url(None) is not None
+    )
+    response = see_other("/login?signed_out=1" if elsewhere else "/login")
     await end_session(response)
     return response
 
@@ -81,18 +94,30 @@ async def ask_to_sign_in(problem: NotSignedIn) -> Response:
         wanted = START
     if is_htmx():
         return Response(status=401, headers={"HX-Redirect": f"/login?next={quote(wanted)}"})
-    return await _login_page(problem, "", wanted)
+    return await login_page(problem, wanted)
 
 
-async def _login_page(problem: Problem | None, username: str, wanted: str) -> Response:
+async def login_page(problem: Problem | None, wanted: str, username: str = "") -> Response:
+    """`problem`: why somebody is here again. `wanted`: where to go from here, as somebody sent it."""
     status = 200 if problem is None else status_of(problem)
-    response = await page("login.html", status, problem=problem, username=username, next=destination(wanted))
+    single_sign_on = services().single_sign_on
+    response = await page(
+        "login.html",
+        status,
+        problem=problem,
+        username=username,
+        next=destination(wanted),
+        single_sign_on=single_sign_on,
+        is_away=problem is None and single_sign_on is not None and single_sign_on.trouble() is not None,
+        local=services().local.exists,
+        signed_out="signed_out" in request.args,
+    )
     if problem is not None:
         response.headers.update(retry_after(problem))
     return response
 
 
-def _see_other(path: str) -> Response:
+def see_other(path: str) -> Response:
     """To a page that htmx must load as a whole: the header changes with who is signed in."""
     if is_htmx():
         return Response(status=204, headers={"HX-Redirect": path})
@@ -100,4 +125,4 @@ def _see_other(path: str) -> Response:
 
 
 def _leave(path: str) -> Response:
-    return Response(status=401, headers={"HX-Redirect": path}) if is_htmx() else _see_other(path)
+    return Response(status=401, headers={"HX-Redirect": path}) if is_htmx() else see_other(path)

@@ -21,6 +21,9 @@ async def healthz() -> Response:
 async def readyz() -> Response:
     """A reason for each thing that is missing; 503 when there is one."""
     checks = {"storage": await services().storage_health(), "ca": await services().ca.health()}
+    single_sign_on = services().single_sign_on
+    if single_sign_on is not None:
+        checks["oidc"] = single_sign_on.trouble()
     ready = all(reason is None for reason in checks.values())
     body = {"ready": ready, "checks": {name: reason or "ok" for name, reason in checks.items()}}
     return Response(json.dumps(body) + "\n", 200 if ready else 503, content_type="application/json")

@@ -43,6 +43,7 @@ def set_up_templates(app: Quart, static: StaticFiles) -> None:
         current = session()
         return {
             "identity": current.identity if current else None,
+            "is_admin": current.is_admin if current else False,
             "signed_in": current is not None,
             "form_token": form_token(),
             "organization": settings().organization,

@@ -30,6 +30,7 @@ IDLE = timedelta(minutes=15)
 ABSOLUTE = timedelta(hours=8)
 TOUCH_EVERY = timedelta(minutes=1)  # a write for each request would be dear and say little more
 HOLDER_AGE = timedelta(minutes=10)
+SIGN_IN_AGE = timedelta(minutes=10)
 
 HEADERS = (
     (
@@ -128,6 +129,10 @@ def _set_cookie(response: Response, purpose: str, value: str, max_age: timedelta
     )
 
 
+def _delete_cookie(response: Response, purpose: str) -> None:
+    response.delete_cookie(cookie_name(purpose), secure=settings().https, httponly=True, samesite="Lax")
+
+
 async def load_session() -> None:
     """Before each request: who is signed in, if the session is neither idle, over, nor its account gone."""
     g.session = None
@@ -139,7 +144,7 @@ async def load_session() -> None:
         return
     now = services().clock.now()
     over = now - found.seen_at > IDLE or now - found.created_at > ABSOLUTE
-    if over or not services().local.still_knows(found.identity):
+    if over or not services().still_knows(found.identity):
         await services().sessions.end_session(found.id_hash)
         return
     if now - found.seen_at > TOUCH_EVERY:
@@ -149,12 +154,14 @@ async def load_session() -> None:
     g.session = found
 
 
-async def start_session(identity: Identity, response: Response) -> None:
+async def start_session(identity: Identity, response: Response, *, is_admin: bool = False) -> None:
     """A session of a new id; one that the browser had before ends."""
     await _forget_session()
     cookie = secrets.token_urlsafe(32)
     now = services().clock.now()
-    await services().sessions.add_session(Session(digest(cookie), identity, created_at=now, seen_at=now))
+    await services().sessions.add_session(
+        Session(digest(cookie), identity, is_admin, created_at=now, seen_at=now)
+    )
     _set_cookie(response, "certbob", cookie, None)
 
 
@@ -162,7 +169,7 @@ async def end_session(response: Response) -> None:
     """On a shared computer nobody after this sees the last file's page either."""
     await _forget_session()
     for purpose in ("certbob", "certbob-take"):
-        response.delete_cookie(cookie_name(purpose), secure=settings().https, httponly=True, samesite="Lax")
+        _delete_cookie(response, purpose)
 
 
 async def _forget_session() -> None:
@@ -187,3 +194,24 @@ def holder() -> str | None:
 
 def remember_holder(response: Response) -> None:
     _set_cookie(response, "certbob-take", holder() or secrets.token_urlsafe(16), HOLDER_AGE)
+
+
+def sign_in_browser() -> str | None:
+    """The secret of a browser that has begun to sign in elsewhere; only there the sign-in can be finished."""
+    return request.cookies.get(cookie_name("certbob-sign-in")) or None
+
+
+def remember_sign_in_browser(response: Response, secret: str) -> None:
+    _set_cookie(response, "certbob-sign-in", secret, SIGN_IN_AGE)
+
+
+def sign_out_hint() -> str | None:
+    """What ends this browser's session at the sign-in service (`services.SignedIn`)."""
+    return request.cookies.get(cookie_name("certbob-sign-out")) or None
+
+
+def remember_sign_out_hint(response: Response, hint: str | None) -> None:
+    if hint is None:
+        _delete_cookie(response, "certbob-sign-out")
+    else:
+        _set_cookie(response, "certbob-sign-out", hint, ABSOLUTE)

@@ -29,8 +29,8 @@ def _room(modules: str, rooms: str = "", libraries: str = "") -> Room:
 
 
 CORE = (
-    "errors identity profiles devices ports words secret grants keys bundles lint issuance delivery ledger"
-    " services"
+    "errors identity profiles devices ports words secret strict_json names grants keys bundles lint issuance"
+    " delivery ledger services"
 )
 # Of the standard library, what the core leaves to adapters and front doors.
 OUTSIDE = _names("dbm ftplib http imaplib poplib smtplib socket socketserver sqlite3 ssl urllib")
@@ -41,7 +41,7 @@ ROOMS = {
     # Adapters: each implements ports, and none knows another.
     "ca": _room("ca", "core files", "cryptography jwt httpx2"),
     "store": _room("store", "core", "cryptography aiosqlite"),
-    "auth": _room("auth", "core", "cryptography"),
+    "auth": _room("auth", "core", "cryptography authlib joserfc httpx2"),
     "chat": _room("chat", "core", "httpx2"),
     "mail": _room("mail", "core"),
     # Front doors.

@@ -20,9 +20,13 @@ from certbob.errors import (
     GrantExpired,
     GrantUsed,
     NoSuchPage,
+    NameTaken,
+    NotAllowed,
     NotEntitled,
     NotSignedIn,
+    ProviderUnavailable,
     SignInBlocked,
+    SignInFailed,
     SignInRefused,
 )
 from certbob.identity import Door, Identity
@@ -52,8 +56,9 @@ GLOBALS = {
     "organization": "Example Org",
     "contact": "help@example.org",
 }
-SIGNED_OUT = {"identity": None, "signed_in": False, "form_token": ""}
-SIGNED_IN = {"identity": ADA, "signed_in": True, "form_token": "5e55104"}
+SIGNED_OUT = {"identity": None, "is_admin": False, "signed_in": False, "form_token": ""}
+SIGNED_IN = {"identity": ADA, "is_admin": False, "signed_in": True, "form_token": "5e55104"}
+PROVIDER = {"label": "Example Sign-on"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,20 @@ def environment() -> jinja2.Environment:
     return found
 
 
-LOGIN = Sample("login.html", {**SIGNED_OUT, "problem": None, "username": "", "next": "/new"})
+LOGIN = Sample(
+    "login.html",
+    {
+        **SIGNED_OUT,
+        "problem": None,
+        "username": "",
+        "next": "/new",
+        "single_sign_on": None,
+        "is_away": False,
+        "local": True,
+        "signed_out": False,
+    },
+)
+SINGLE_SIGN_ON = LOGIN.changed(single_sign_on=PROVIDER)
 NEW = Sample(
     "new.html",
     {
@@ -163,7 +181,16 @@ SAMPLES: dict[str, Sample] = {
     "sign-in-refused": LOGIN.changed(problem=SignInRefused(), username="ada"),
     "sign-in-blocked": LOGIN.changed(problem=SignInBlocked(NOW), username="ada"),
     "sign-in-again": LOGIN.changed(problem=NotSignedIn()),
+    "sign-in-elsewhere": SINGLE_SIGN_ON.changed(local=False),
+    "sign-in-both-ways": SINGLE_SIGN_ON,
+    "sign-in-both-ways-refused": SINGLE_SIGN_ON.changed(problem=SignInRefused(), username="ada"),
+    "sign-in-away": SINGLE_SIGN_ON.changed(is_away=True),
+    "sign-in-unavailable": SINGLE_SIGN_ON.changed(problem=ProviderUnavailable(PROVIDER["label"], "")),
+    "sign-in-failed": SINGLE_SIGN_ON.changed(problem=SignInFailed("")),
+    "sign-in-not-allowed": SINGLE_SIGN_ON.changed(problem=NotAllowed("", ("staff",))),
+    "signed-out-here": SINGLE_SIGN_ON.changed(signed_out=True),
     "options": NEW,
+    "options-as-administrator": NEW.changed(is_admin=True),
     "options-many": NEW.changed(
         profiles=(DEFAULT_PROFILE, VPN),
         deliveries=(("download", "Download it here"), ("mail", "By mail to a…@example.org")),
@@ -195,6 +222,7 @@ SAMPLES: dict[str, Sample] = {
     "error-not-entitled": ERROR.changed(
         **SIGNED_IN, problem=NotEntitled("VPN", ("vpn-users",)), status=403, again=None
     ),
+    "error-name-taken": ERROR.changed(**SIGNED_IN, problem=NameTaken("ada"), status=403, again=None),
     "error-no-page": ERROR.changed(problem=NoSuchPage(), status=404, again=None),
     "error-used": ERROR.changed(problem=GrantUsed(NOW), status=409, again=None),
     "error-used-by-holder": ERROR.changed(

@@ -6,6 +6,12 @@ CREATE TABLE subjects (
     UNIQUE (door, account)
 );
 
+-- Whose certificates a name stands in; in one spelling, so that no other person gets one like it.
+CREATE TABLE names (
+    name_key text PRIMARY KEY,
+    subject text NOT NULL
+);
+
 -- Accounts that CertBob made itself at the first start. Only the password's hash is kept.
 CREATE TABLE accounts (
     username text PRIMARY KEY,
@@ -20,10 +26,21 @@ CREATE TABLE sessions (
     name text NOT NULL,
     email text,
     groups text NOT NULL,
+    is_admin bigint NOT NULL,
     created_at bigint NOT NULL,
     seen_at bigint NOT NULL
 );
 CREATE INDEX sessions_by_age ON sessions (created_at);
+
+-- Who was sent to the sign-in service and may come back.
+CREATE TABLE sign_ins (
+    key text PRIMARY KEY,
+    browser_hash text NOT NULL,
+    wanted text NOT NULL,
+    started_at bigint NOT NULL
+);
+CREATE INDEX sign_ins_by_browser ON sign_ins (browser_hash, started_at);
+CREATE INDEX sign_ins_by_age ON sign_ins (started_at);
 
 -- Failed sign-ins, by user name and by address.
 CREATE TABLE tries (
