@@ -79,7 +79,7 @@ class OIDC(Struct, frozen=True, kw_only=True):
     client_id: Annotated[str, grammars.group] | None = None
     client_secret: SomeSecret | None = None
     label: Annotated[str, grammars.label] = "Single sign-on"
-    scopes: tuple[Annotated[str, grammars.scope], ...] = ("openid", "profile", "email", "groups")
+    scopes: tuple[Annotated[str, grammars.scope], ...] = ()
     name_claim: Annotated[str, grammars.group] | None = None
     email_claim: Annotated[str, grammars.group] = "email"
     groups_claim: Annotated[str, grammars.group] = "groups"
@@ -89,7 +89,7 @@ class OIDC(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if (self.issuer is None) != (self.client_id is None):
             raise ValueError("both issuer and client_id, or neither")
-        if "openid" not in self.scopes:
+        if self.scopes and "openid" not in self.scopes:
             raise ValueError('"openid" among the scopes')
 
 

@@ -31,6 +31,10 @@ Grammar = Callable[[str], object]
         (grammars.public_url, "http://127.3.2.1:8000", "http://127.3.2.1:8000"),
         (grammars.public_url, "http://[::1]:8000", "http://[::1]:8000"),
         (grammars.authority_url, "https://CA:9000/", "https://ca:9000"),
+        (grammars.issuer, "https://ID.example.org/Realm/", "https://ID.example.org/Realm/"),
+        (grammars.issuer, "https://id.example.org:8443", "https://id.example.org:8443"),
+        (grammars.issuer, "http://[::1]:9000/oidc", "http://[::1]:9000/oidc"),
+        (grammars.scope, "https://example.org/scope.read", "https://example.org/scope.read"),
         (grammars.network, "10.0.0.0/8", "10.0.0.0/8"),
         (grammars.network, "::1", "::1/128"),
         (grammars.contact, "help@example.org", "help@example.org"),
@@ -72,6 +76,19 @@ def test_a_text_is_kept_in_one_spelling(grammar: Grammar, text: str, value: obje
             ["::1:8000", "[::zz]:8000", "a_b:8000", "a b:80", "a:80\n", f"{'a.' * 127}a:80", "a:٣"],
         ),
         (grammars.public_url, ["pki.example.org", "ftp://pki.example.org", "https://", "https://a_b"]),
+        (
+            grammars.issuer,
+            ["id.example.org", "ftp://id.example.org", "https://", "https://a_b", "https://a:0"],
+        ),
+        (
+            grammars.issuer,
+            ["https://a/?query", "https://a/#top", "https://ada@a", "https://a/ b", "https://a:65536"],
+        ),
+        (
+            grammars.issuer,
+            ["http://id.example.org", "http://192.0.2.1", "https://1.2.3.999", "https://a/\u00e4"],
+        ),
+        (grammars.scope, ["", "two words", 'a"b', "a\\b", "\u00e4", "x" * 201]),
         (grammars.public_url, ["https://a/path", "https://a/?query", "https://a#top", "https://ada@a"]),
         (
             grammars.public_url,

@@ -6,7 +6,7 @@ from certbob.strict_json import json_object
 
 
 def test_an_object_is_read() -> None:
-    assert json_object(b'{"a": {"a": [1, "\xc3\xa4", null]}}') == {"a": {"a": [1, "ä", None]}}
+    assert json_object(b'{"a": {"a": [1, "\xc3\xa4\\ud83d\\udd11", null]}}') == {"a": {"a": [1, "ä🔑", None]}}
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,8 @@ def test_an_object_is_read() -> None:
         b'{"a":' * 100000,
         b'{"a":' + b"9" * 5000 + b"}",
         b"{'a':1}",
+        b'{"a":["\\ud800"]}',
+        b'{"a\\udfff":1}',
     ],
 )
 def test_json_is_read_strictly(text: bytes) -> None:

@@ -1,11 +1,16 @@
 """What a provider says about itself (OpenID Connect Discovery 1.0), and what of it is accepted."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from certbob.auth.id_token import ALGORITHMS
+
+_PRINTABLE = re.compile("[!-~]+", re.ASCII)
+
+USUAL_SCOPES = ("openid", "profile", "email", "groups")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +23,7 @@ class Metadata:
     userinfo_endpoint: str | None
     end_session_endpoint: str | None
     algorithms: tuple[str, ...]  # for ID tokens: those of the provider that are ours, too
+    usual_scopes: tuple[str, ...]  # some providers refuse a scope that they do not know
     secret_in_body: bool  # client_secret_post is the one way it takes a secret
     names_issuer: bool  # RFC 9207: its answers say from whom they are
     remarks: tuple[str, ...]
@@ -36,6 +42,7 @@ class Metadata:
         allowed = tuple(algorithm for algorithm in ALGORITHMS if algorithm in algorithms)
         if not allowed:
             raise ValueError(f"it signs ID tokens with none of {', '.join(ALGORITHMS)}")
+        scopes = _texts(document, "scopes_supported", USUAL_SCOPES)
         methods = _texts(document, "token_endpoint_auth_methods_supported", ("client_secret_basic",))
         jwks_uri = _address(document, "jwks_uri", issuer)
         remarks = []
@@ -50,6 +57,7 @@ class Metadata:
             userinfo_endpoint=_optional_address(document, "userinfo_endpoint", issuer),
             end_session_endpoint=_optional_address(document, "end_session_endpoint", issuer),
             algorithms=allowed,
+            usual_scopes=tuple(scope for scope in USUAL_SCOPES if scope in ("openid", *scopes)),
             secret_in_body="client_secret_basic" not in methods and "client_secret_post" in methods,
             names_issuer=document.get("authorization_response_iss_parameter_supported") is True,
             remarks=tuple(remarks),
@@ -67,10 +75,8 @@ def _address(document: Mapping[str, Any], name: str, issuer: str) -> str:
     """Raises ValueError when it is missing, or less protected than the issuer is."""
     address = document.get(name)
     try:
-        url = urlsplit(address if isinstance(address, str) else "")
-        is_fit = bool(url.hostname) and (
-            url.scheme == "https" or (url.scheme == "http" and issuer.startswith("http://"))
-        )
+        url = urlsplit(address if isinstance(address, str) and _PRINTABLE.fullmatch(address) else "")
+        is_fit = bool(url.hostname) and url.port != 0 and url.scheme in ("https", urlsplit(issuer).scheme)
     except ValueError:
         is_fit = False
     if not is_fit:

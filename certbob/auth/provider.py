@@ -66,7 +66,10 @@ class Vouched:
 
 
 class OpenIDProvider:
-    """Nothing is fetched before the first call. Without `client_secret` CertBob is a public client."""
+    """Nothing is fetched before the first call. Without `client_secret` CertBob is a public client.
+
+    `scopes` empty: the usual ones, as far as the provider lists them.
+    """
 
     def __init__(
         self,
@@ -236,12 +239,13 @@ class OpenIDProvider:
             client_id=self._client_id,
             client_secret=secret.reveal() if secret else None,
             token_endpoint_auth_method=method if secret else "none",
-            scope=" ".join(self._scopes),
+            scope=" ".join(self._scopes or metadata.usual_scopes),
             redirect_uri=redirect_uri,
             code_challenge_method="S256",
             transport=self._transport,
             timeout=self._timeout,
             trust_env=False,
+            headers=_HEADERS,
         )
         client.register_client_auth_method(("client_secret_basic", _basic))
         client.register_compliance_hook("access_token_response", _require_success)

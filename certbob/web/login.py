@@ -5,9 +5,18 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from quart import Blueprint, Response, request
 from werkzeug.exceptions import HTTPException
 
-from certbob.errors import BadRequest, NotSignedIn, Problem, SignInBlocked, SignInRefused, TooLarge
+from certbob.errors import (
+    BadRequest,
+    NotSignedIn,
+    Problem,
+    ProviderUnavailable,
+    SignInBlocked,
+    SignInFailed,
+    SignInRefused,
+    TooLarge,
+)
 from certbob.identity import Door
-from certbob.web.context import is_htmx, services, session
+from certbob.web.context import is_htmx, reference, services, session
 from certbob.web.errors import log_problem, retry_after, status_of
 from certbob.web.forms import MAX_FIELDS, read_form
 from certbob.web.pages import page
@@ -105,6 +114,8 @@ async def login_page(problem: Problem | None, wanted: str, username: str = "") -
         "login.html",
         status,
         problem=problem,
+        # What the provider did wrong stands in the log only.
+        reference=reference() if isinstance(problem, SignInFailed | ProviderUnavailable) else None,
         username=username,
         next=destination(wanted),
         single_sign_on=single_sign_on,

@@ -83,8 +83,12 @@ def _values(sent: dict[str, str]) -> Values:
 
 def _suggestions() -> dict[str, str]:
     """For each platform a name of the device, such as `Ada's Windows PC`."""
-    first_name = _identity().name.split(" ")[0]
-    return {platform: f"{first_name}'s {platform.noun}"[:40] for platform in Platform}
+    owner = f"{_identity().name.split(' ')[0]}'s"
+    try:
+        fit_device_name(owner)
+    except UnfitName:
+        owner = "My"
+    return {platform: f"{owner} {platform.noun}"[:40] for platform in Platform}
 
 
 async def _parse(values: Values, identity: Identity) -> tuple[str, Device, timedelta]:
