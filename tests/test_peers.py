@@ -7,10 +7,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 REGISTRY = """
+from pathlib import Path
+
 from tests.support.peers import PEERS, Peer
 
 pytest_plugins = ["tests.support.peers"]
 PEERS["unicorn"] = Peer(("no-such-unicorn",), "apt install unicorn")
+PEERS["bare-git"] = Peer(("git",), "npm ci", file=Path("no/such/package.json"))
 """
 
 
@@ -35,6 +38,13 @@ def test_a_missing_program_skips_with_a_hint(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(
         ["git: git version *", "unicorn: missing", "*unicorn is missing: apt install*"]
     )
+
+
+def test_a_program_without_its_packages_is_missing(pytester: pytest.Pytester) -> None:
+    result = run(pytester, "bare-git")
+
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["bare-git: missing", "*bare-git is missing: npm ci*"])
 
 
 def test_under_ci_a_missing_program_is_a_failure(

@@ -139,8 +139,8 @@ class OIDCSignIn:
             door=Door.OIDC,
             account=account,
         )
-        hint = vouched.id_token if len(vouched.id_token) <= MAX_HINT_LENGTH else None
-        return SignedIn(identity, is_admin, wanted, hint)
+        has_use = self.sign_out_url(None) is not None and len(vouched.id_token) <= MAX_HINT_LENGTH
+        return SignedIn(identity, is_admin, wanted, vouched.id_token if has_use else None)
 
     async def _code(self, answer: Mapping[str, Sequence[str]]) -> str:
         """The authorization code. Raises SignInFailed, ProviderProblem."""

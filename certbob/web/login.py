@@ -20,7 +20,15 @@ from certbob.web.context import is_htmx, reference, services, session
 from certbob.web.errors import log_problem, retry_after, status_of
 from certbob.web.forms import MAX_FIELDS, read_form
 from certbob.web.pages import page
-from certbob.web.security import end_session, public, signed_in, start_session
+from certbob.web.security import (
+    SIGN_OUT_AGE,
+    end_session,
+    public,
+    remember_sign_out_hint,
+    sign_out_hint,
+    signed_in,
+    start_session,
+)
 
 blueprint = Blueprint("login", __name__)
 
@@ -89,6 +97,7 @@ async def logout() -> Response:
     )
     response = see_other("/login?signed_out=1" if elsewhere else "/login")
     await end_session(response)
+    remember_sign_out_hint(response, sign_out_hint() if elsewhere else None, SIGN_OUT_AGE)
     return response
 
 

@@ -31,6 +31,7 @@ ABSOLUTE = timedelta(hours=8)
 TOUCH_EVERY = timedelta(minutes=1)  # a write for each request would be dear and say little more
 HOLDER_AGE = timedelta(minutes=10)
 SIGN_IN_AGE = timedelta(minutes=10)
+SIGN_OUT_AGE = timedelta(minutes=5)  # after signing out here, to do it there, too
 
 HEADERS = (
     (
@@ -210,8 +211,8 @@ def sign_out_hint() -> str | None:
     return request.cookies.get(cookie_name("certbob-sign-out")) or None
 
 
-def remember_sign_out_hint(response: Response, hint: str | None) -> None:
+def remember_sign_out_hint(response: Response, hint: str | None, max_age: timedelta = ABSOLUTE) -> None:
     if hint is None:
         _delete_cookie(response, "certbob-sign-out")
     else:
-        _set_cookie(response, "certbob-sign-out", hint, ABSOLUTE)
+        _set_cookie(response, "certbob-sign-out", hint, max_age)

@@ -14,19 +14,26 @@ from pathlib import Path
 import pytest
 
 SYSTEM_FOLDERS = "/usr/sbin:/sbin"  # not on everybody's PATH
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "certbob/bin"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "certbob"
+OIDC_PROVIDER = CACHE / "oidc-provider"  # its packages; the program is node
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """`names`: what the program may be called, the usual name first. `version`: the argument to ask with."""
+    """`names`: what the program may be called, the usual name first. `version`: the argument to ask with.
+
+    `file`: one that must be there, too.
+    """
 
     names: tuple[str, ...]
     hint: str
     version: str | None = "--version"
+    file: Path | None = None
 
     def find(self) -> Path | None:
-        path = os.pathsep.join((str(CACHE), os.environ.get("PATH", os.defpath), SYSTEM_FOLDERS))
+        if self.file is not None and not self.file.exists():
+            return None
+        path = os.pathsep.join((str(CACHE / "bin"), os.environ.get("PATH", os.defpath), SYSTEM_FOLDERS))
         found = (shutil.which(name, path=path) for name in self.names)
         return next((Path(program) for program in found if program), None)
 
@@ -43,6 +50,7 @@ class Peer:
         return (told.stdout or told.stderr).strip().partition("\n")[0]
 
 
+_OIDC_PROVIDER_MANIFEST = OIDC_PROVIDER / "node_modules/oidc-provider/package.json"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 PEERS = {
@@ -53,6 +61,12 @@ PEERS = {
     "git": Peer(("git",), "apt install git"),
     "keytool": Peer(("keytool",), "apt install default-jre-headless", "-J-version"),
     "nginx": Peer(("nginx",), "apt install nginx", "-v"),
+    "oidc-provider": Peer(
+        ("node",),
+        "tests/peers/install fetches it with Node 20.19 or newer and npm",
+        f"--eval=console.log(require('{_OIDC_PROVIDER_MANIFEST}').version, 'on Node', process.version)",
+        _OIDC_PROVIDER_MANIFEST,
+    ),
     "openssl": Peer(("openssl",), "apt install openssl", "version"),
     "pk12util": Peer(("pk12util",), "apt install libnss3-tools", None),
     "setpriv": Peer(("setpriv",), "apt install util-linux"),
