@@ -26,10 +26,12 @@ from werkzeug.datastructures import Headers
 
 from certbob import web
 from certbob.auth.local import hash_password
+from certbob.auth.provider import OpenIDProvider
 from certbob.bootstrap import build_services, prepare_data_dir
 from certbob.ca.builtin import BuiltinCA, open_authority
 from certbob.config import (
     DEFAULT_PROFILE,
+    OIDC,
     PKCS12,
     Issue,
     Limits,
@@ -114,6 +116,7 @@ def settings_for(
     issue: Issue = Issue(),  # noqa: B008 frozen
     pkcs12: PKCS12 = PKCS12(),  # noqa: B008
     limits: Limits = Limits(),  # noqa: B008
+    oidc: OIDC = OIDC(),  # noqa: B008
 ) -> Settings:
     users = (
         LocalUser(
@@ -137,17 +140,25 @@ def settings_for(
         issue=issue,
         pkcs12=pkcs12,
         limits=limits,
+        oidc=oidc,
         profiles=profiles,
     )
 
 
 @asynccontextmanager
 async def open_site(
-    data_dir: Path, clock: StillClock, *, ca: CertificateAuthority | None = None, **settings: Any
+    data_dir: Path,
+    clock: StillClock,
+    *,
+    ca: CertificateAuthority | None = None,
+    provider: OpenIDProvider | None = None,
+    **settings: Any,
 ) -> AsyncIterator["Site"]:
     """A process of CertBob; several may share a data folder. `settings` as in `settings_for`."""
     configured = settings_for(data_dir, **settings)
-    services = await build_services(configured, clock=clock, ca=ca, signers=InlineSigners())
+    services = await build_services(
+        configured, clock=clock, ca=ca, signers=InlineSigners(), provider=provider
+    )
     app = new_app(configured)
     web.attach(app, services)
     try:
