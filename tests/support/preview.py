@@ -186,7 +186,9 @@ SAMPLES: dict[str, Sample] = {
     "sign-in-both-ways": SINGLE_SIGN_ON,
     "sign-in-both-ways-refused": SINGLE_SIGN_ON.changed(problem=SignInRefused(), username="ada"),
     "sign-in-away": SINGLE_SIGN_ON.changed(is_away=True),
-    "sign-in-unavailable": SINGLE_SIGN_ON.changed(problem=ProviderUnavailable(PROVIDER["label"], ""), reference="8F3A-22"),
+    "sign-in-unavailable": SINGLE_SIGN_ON.changed(
+        problem=ProviderUnavailable(PROVIDER["label"], ""), reference="8F3A-22"
+    ),
     "sign-in-failed": SINGLE_SIGN_ON.changed(problem=SignInFailed(""), reference="8F3A-22"),
     "sign-in-not-allowed": SINGLE_SIGN_ON.changed(problem=NotAllowed("", ("staff",)), reference="8F3A-22"),
     "signed-out-here": SINGLE_SIGN_ON.changed(signed_out=True),
