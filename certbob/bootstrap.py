@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from certbob.auth.claims import ClaimRules
 from certbob.auth.local import Account, LocalAccounts, hash_password, new_password
@@ -15,15 +16,19 @@ from certbob.auth.provider import OpenIDProvider
 from certbob.bundles import FileNames
 from certbob.ca.builtin import BuiltinCA, open_authority
 from certbob.ca.stepca import StepCA
-from certbob.config import OIDC, LocalUser, Settings
+from certbob.config import OIDC, SMTP, LocalUser, Settings
+from certbob.delivery import MailDelivery
 from certbob.errors import CannotStart, NameTaken, StorageProblem
 from certbob.grants import Grants
 from certbob.identity import Door, Identity
 from certbob.issuance import Issuance
 from certbob.keys import derive_key
 from certbob.ledger import HOUR, Ledger
+from certbob.mail.letters import Letters
+from certbob.mail.smtp import SMTPMailer, tls_context
 from certbob.names import Names
-from certbob.ports import CertificateAuthority, Clock, People, Signers
+from certbob.paths import resource_root
+from certbob.ports import CertificateAuthority, Clock, Mailer, People, Signers
 from certbob.private_files import require_private, write_private
 from certbob.profiles import KeyType, Profiles
 from certbob.services import LocalSignIn, Services
@@ -50,6 +55,7 @@ async def build_services(
     clock: Clock | None = None,
     ca: CertificateAuthority | None = None,
     provider: OpenIDProvider | None = None,
+    mailer: Mailer | None = None,
     signers: Signers | None = None,
     tell_first_account: Callable[[str, str], None] | None = None,
 ) -> Services:
@@ -61,7 +67,7 @@ async def build_services(
     stack = AsyncExitStack()
     try:
         return await _build(
-            settings, clock or SystemClock(), ca, provider, signers, tell_first_account, stack
+            settings, clock or SystemClock(), ca, provider, mailer, signers, tell_first_account, stack
         )
     except BaseException:
         await stack.aclose()  # an open database would keep the process alive
@@ -73,6 +79,7 @@ async def _build(
     clock: Clock,
     ca: CertificateAuthority | None,
     provider: OpenIDProvider | None,
+    mailer: Mailer | None,
     signers: Signers | None,
     tell_first_account: Callable[[str, str], None] | None,
     stack: AsyncExitStack,
@@ -145,6 +152,27 @@ async def _build(
         include_root=settings.pkcs12.include_root,
     )
     stack.push_async_callback(issuance.drain, DRAIN_SECONDS)
+    mail = None
+    if settings.smtp.host and settings.smtp.sender:
+        mail = MailDelivery(
+            mailer=mailer or _mailer(settings.smtp, settings.smtp.host, settings.server.public_url),
+            letters=Letters(
+                resource_root() / "partials" / "mail",
+                sender=settings.smtp.sender,
+                site=settings.server.public_url,
+                contact=settings.server.contact,
+                organization=settings.server.organization,
+                clock=clock,
+            ),
+            grants=grants,
+            issuance=issuance,
+            ledger=ledger,
+            tries=tries,
+            clock=clock,
+            attach=settings.smtp.attach,
+            site=settings.server.public_url,
+        )
+        stack.push_async_callback(mail.drain, DRAIN_SECONDS)
 
     async def storage_health() -> str | None:
         try:
@@ -168,6 +196,7 @@ async def _build(
         profiles=profiles,
         people=people,
         sessions=sessions,
+        mail=mail,
         local=LocalSignIn(local.authenticate, exists=local.exist),
         single_sign_on=oidc,
         still_knows=still_knows,
@@ -237,6 +266,29 @@ def _authority(settings: Settings, data_dir: Path, *, clock: Clock, signers: Sig
         now=clock.now(),
     )
     return BuiltinCA(authority, signers=signers, clock=clock)
+
+
+def _mailer(smtp: SMTP, host: str, public_url: str) -> SMTPMailer:
+    """Raises CannotStart."""
+    if smtp.security == "none":
+        log.warning('[smtp] security is "none": whoever sees the traffic can read and change the mails')
+    try:
+        tls = tls_context(smtp.tls_ca, smtp.tls_certificate, smtp.tls_key)
+    except OSError as error:
+        raise CannotStart(
+            f"The certificates of [smtp] cannot be used: {error}.",
+            "Check tls_ca, tls_certificate and tls_key, and that the key belongs to the certificate.",
+        ) from error
+    return SMTPMailer(
+        host=host,
+        port=smtp.port,
+        security=smtp.security,
+        username=smtp.username,
+        password=smtp.password,
+        sender=smtp.sender.addr_spec if smtp.sender else "",
+        name=urlsplit(public_url).hostname or "localhost",
+        tls=tls,
+    )
 
 
 def _provider(oidc: OIDC, issuer: str, client_id: str, clock: Clock) -> OpenIDProvider:

@@ -21,9 +21,8 @@ from certbob.config import ConfigProblems, Settings, find_config, load, redacted
 from certbob.devices import Device, Platform
 from certbob.errors import CannotStart, Problem
 from certbob.identity import Door, Identity, fit_device_name, fit_email, fit_name
-from certbob.issuance import Issued
 from certbob.logs import set_up_logging
-from certbob.ports import Trust
+from certbob.ports import Issued, Trust
 from certbob.private_files import write_private
 from certbob.profiles import Profile
 from certbob.services import Services

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from email.headerregistry import Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -93,6 +94,29 @@ class OIDC(Struct, frozen=True, kw_only=True):
             raise ValueError('"openid" among the scopes')
 
 
+class SMTP(Struct, frozen=True, kw_only=True):
+    host: Annotated[str, grammars.host] | None = None
+    port: Annotated[int, Meta(ge=1, le=65535)] | None = None
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    username: Annotated[str, grammars.group] | None = None
+    password: SomeSecret | None = None
+    sender: Annotated[Address, grammars.sender] | None = None
+    attach: bool = True
+    tls_ca: File | None = None
+    tls_certificate: File | None = None
+    tls_key: File | None = None
+
+    def __post_init__(self) -> None:
+        if (self.host is None) != (self.sender is None):
+            raise ValueError("both host and sender, or neither")
+        if (self.username is None) != (self.password is None):
+            raise ValueError("both username and password, or neither")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("both tls_certificate and tls_key, or neither")
+        if self.security == "none" and (self.password or self.tls_ca or self.tls_certificate):
+            raise ValueError('security "starttls" or "tls": with "none" everybody could see the password')
+
+
 class Issue(Struct, frozen=True, kw_only=True):
     lifetime: Annotated[timedelta, grammars.grant_lifetime] = timedelta(minutes=5)
     direct_download: bool = True
@@ -161,6 +185,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     stepca: StepCA = field(default_factory=StepCA)
     oidc: OIDC = field(default_factory=OIDC)
     local: Local = field(default_factory=Local)
+    smtp: SMTP = field(default_factory=SMTP)
     issue: Issue = field(default_factory=Issue)
     pkcs12: PKCS12 = field(default_factory=PKCS12)
     limits: Limits = field(default_factory=Limits)

@@ -14,6 +14,7 @@ Problem
 ├── NotEntitled             this person may not have this profile
 ├── TooManyCertificates     the hourly limit of a person
 ├── UnfitName               a name that must not stand in a certificate
+├── NotYours                a link that was mailed to somebody else
 ├── NameTaken               a name under which somebody else has certificates
 ├── GrantProblem
 │   ├── GrantMalformed      not a link of ours
@@ -25,6 +26,12 @@ Problem
 ├── StorageProblem          the database cannot write
 │   └── Duplicate
 ├── CannotStart             told at the terminal
+├── MailProblem
+│   ├── NoMailbox           nobody knows a verified address of this person
+│   ├── TooManyMails        the hourly limit of a person
+│   ├── MailUnavailable     the mail server cannot be reached: surely nothing was sent
+│   ├── MailRefused         it said no: surely nothing was sent
+│   └── MailUncertain       it did not say what became of the message
 └── CAProblem
     ├── CAUnavailable       surely nothing was signed
     │   ├── CAUntrusted     somebody else answers in the place of the authority
@@ -209,6 +216,18 @@ class UnfitName(Problem):
         self.text = text
 
 
+class NotYours(Problem):
+    """A mailed link, opened by somebody else. `name`: who is signed in."""
+
+    code = "not_yours"
+    title = "This link is for somebody else"
+    mend = "Sign out, and sign in as the person whom the mail was sent to."
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.text = f"You are signed in as {name}. Nothing was changed."
+
+
 class NameTaken(Problem):
     """One name is one person: whoever has it in a certificate could pose as the other."""
 
@@ -286,6 +305,54 @@ class StorageProblem(Problem):
 
 class Duplicate(StorageProblem):
     """Something that must be unique is recorded already: a serial number, a grant's certificate."""
+
+
+class MailProblem(Problem):
+    """A file was not given to the mail server, or nobody knows. It can still be downloaded."""
+
+
+class NoMailbox(MailProblem):
+    code = "no_mailbox"
+    title = "No mailbox of yours is known here"
+    text = "Mail goes to verified addresses only. Nothing was sent."
+    mend = "Download the file instead."
+
+
+class MailUnavailable(MailProblem):
+    code = "mail_unavailable"
+    title = "The mail server does not answer"
+    text = "Nothing was sent."
+    mend = "Try again in a minute, or download the file instead."
+
+
+class MailRefused(MailProblem):
+    """`words`: why, for people."""
+
+    code = "mail_refused"
+    title = "The mail server refused the message"
+    mend = "Try again in a few minutes, or download the file instead."
+
+    def __init__(self, detail: str, words: str) -> None:
+        super().__init__(detail)
+        self.text = f"Nothing was sent. {words}"
+
+
+class TooManyMails(MailProblem):
+    code = "too_many_mails"
+    title = "That were many mails at once"
+    mend = "Download the file instead."
+
+    def __init__(self, until: datetime) -> None:
+        super().__init__()
+        self.until = until
+        self.text = f"Nothing was sent. Try again at {at_time(until)}."
+
+
+class MailUncertain(MailProblem):
+    code = "mail_uncertain"
+    title = "We do not know whether the mail was sent"
+    text = "The mail server took the message but did not say that it will deliver it."
+    mend = "Look into your mailbox. Nothing there after five minutes? Download the file, or send it again."
 
 
 class CannotStart(Problem):

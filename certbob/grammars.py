@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from email.headerregistry import Address
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,6 +87,24 @@ def authority_url(text: str) -> str:
     if origin is None or origin.scheme != "https":
         raise ValueError('an address such as "https://ca.example.org:9000", without path, query and user')
     return str(origin)
+
+
+def host(text: str) -> str:
+    match = re.fullmatch(_HOST, text)
+    found = match and _host(match["host"])
+    if not found:
+        raise ValueError('the name or IP address of a machine, such as "mail.example.org"')
+    return found.strip("[]")
+
+
+def sender(text: str) -> Address:
+    # An encoded word (RFC 2047) would be decoded, to anything at all.
+    match = re.fullmatch(r"(?P<name>(?:(?!=\?)[^<>])*)<(?P<address>[^<>]*)>", text)
+    name, address = (match["name"], match["address"]) if match else ("", text)
+    try:
+        return Address(_line(name.strip(' "'), 64) if name.strip() else "", addr_spec=fit_email(address))
+    except (UnfitName, ValueError):
+        raise ValueError('an address such as "cert@example.org" or "CertBob <cert@example.org>"') from None
 
 
 def issuer(text: str) -> str:

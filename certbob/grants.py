@@ -19,12 +19,13 @@ from certbob.devices import Device
 from certbob.errors import GrantExpired, GrantInvalid, GrantMalformed, GrantUsed
 from certbob.identity import Identity
 from certbob.keys import derive_key, digest, passphrase_for
-from certbob.ports import Clock, Grant, GrantStore
+from certbob.ports import Clock, Delivery, Grant, GrantStore
 from certbob.strict_json import json_object
 
 AUDIENCE = "certbob:issue"
 TOKEN_TYPE = "certbob-grant+jwt"  # noqa: S105 a media type
 MAX_TOKEN_LENGTH = 2048
+LINK_LIFETIME = timedelta(hours=1)
 LEEWAY = timedelta(seconds=60)  # for clocks of replicas; never applied to the expiry
 
 _SHAPE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*", re.ASCII)
@@ -46,11 +47,19 @@ class Grants:
         self._passphrase_key = derive_key(secret, "passphrase")
         self._jws = jwt.PyJWS(algorithms=["HS256"], options={"enforce_minimum_key_length": True})
 
-    async def mint(self, identity: Identity, profile_id: str, device: Device, validity: timedelta) -> str:
+    async def mint(
+        self,
+        identity: Identity,
+        profile_id: str,
+        device: Device,
+        validity: timedelta,
+        delivery: Delivery = Delivery.DOWNLOAD,
+    ) -> str:
         """A new grant's token. Whether the person is entitled is the caller's question (`Issuance.admit`)."""
         now = self._clock.now()
         grant_id = secrets.token_urlsafe(32)
-        expires_at = now + self._lifetime
+        # Mail takes its time, and whoever redeems a mailed link has to sign in.
+        expires_at = now + (LINK_LIFETIME if delivery is Delivery.LINK else self._lifetime)
         await self._store.add_grant(
             Grant(
                 id_hash=digest(grant_id),
@@ -58,6 +67,7 @@ class Grants:
                 profile_id=profile_id,
                 validity=validity,
                 device=device,
+                delivery=delivery,
                 created_at=now,
                 expires_at=expires_at,
             )

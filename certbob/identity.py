@@ -12,6 +12,7 @@ from enum import StrEnum
 from certbob.errors import UnfitName
 
 MAX_NAME_BYTES = 64  # X.520 ub-common-name, counted in bytes because some readers do
+MAX_LOCAL_BYTES = 64  # RFC 5321 4.5.3.1.1
 MAX_EMAIL_LENGTH = 254  # RFC 5321 4.5.3.1.3: a path is 256 octets with its angle brackets
 
 _PUNCTUATION = " ._'@-"
@@ -23,7 +24,7 @@ _CJK = frozenset({"CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGA
 # Scripts that share look-alike letters must not meet in one name; the ideographic ones cannot be
 # mistaken for Latin (Unicode TS 39, "highly restrictive").
 _ALLOWED_MIXES = (_CJK | {"LATIN"},)
-_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _EMAIL = re.compile(rf"(?P<local>{_ATOM}(?:\.{_ATOM})*)@(?P<domain>{_LABEL}(?:\.{_LABEL})+)")
 
@@ -67,6 +68,11 @@ def _is_fit(character: str) -> bool:
     return not _INVISIBLE.match(character) and (not form.startswith("<") or form == "<compat")
 
 
+def _is_of_one_script(text: str) -> bool:
+    scripts = {_script(character) for character in text if unicodedata.category(character)[0] == "L"}
+    return len(scripts) <= 1 or any(scripts <= mix for mix in _ALLOWED_MIXES)
+
+
 def _fit_text(text: str, what: str) -> str:
     text = unicodedata.normalize("NFC", text)
     for character in text:
@@ -74,8 +80,7 @@ def _fit_text(text: str, what: str) -> str:
             visible = character.isprintable() and not _INVISIBLE.match(character)
             shown = f"‘{character}’" if visible else f"U+{ord(character):04X}"
             raise UnfitName(f"{what} may hold letters, digits, spaces and . _ ' @ - but not {shown}.")
-    scripts = {_script(character) for character in text if unicodedata.category(character)[0] == "L"}
-    if len(scripts) > 1 and not any(scripts <= mix for mix in _ALLOWED_MIXES):
+    if not _is_of_one_script(text):
         raise UnfitName(f"{what} mixes letters of different scripts that look alike.")
     if not text:
         raise UnfitName(f"{what} is empty.")
@@ -118,17 +123,33 @@ def fit_device_name(text: str) -> str:
 def fit_email(text: str) -> str:
     """Exactly one address (RFC 5321 Mailbox without quoting), its domain in ASCII form.
 
-    Raises UnfitName. A non-ASCII local part is refused: an rfc822Name cannot hold it (RFC 5280 4.2.1.6).
+    Raises UnfitName. The part before the @ may have letters of one other script (RFC 6531); such an address
+    gets mail, but stands in no certificate: an rfc822Name cannot hold it (RFC 5280 4.2.1.6).
     """
     if len(text) > MAX_EMAIL_LENGTH:
         raise UnfitName(f"The e-mail address is longer than {MAX_EMAIL_LENGTH} characters.")
-    local, at, domain = text.rpartition("@")
+    local, at, domain = unicodedata.normalize("NFC", text).rpartition("@")
     domain = _ascii_domain(domain)
     address = f"{local}{at}{domain}"
     match = _EMAIL.fullmatch(address)
-    if match is None or len(match["local"]) > 64 or len(address) > MAX_EMAIL_LENGTH:
+    # Mail programs decode =?utf-8?q?...?= wherever they see it, to anything at all (RFC 2047).
+    if (
+        match is None
+        or "=?" in address
+        or not _is_fit_local(match["local"])
+        or len(address) > MAX_EMAIL_LENGTH
+    ):
         raise UnfitName("The e-mail address is not a plain one such as ada@example.org.")
     return address
+
+
+def _is_fit_local(local: str) -> bool:
+    foreign = [character for character in local if not character.isascii()]
+    return (
+        len(local.encode()) <= MAX_LOCAL_BYTES
+        and all(_is_fit(character) for character in foreign)
+        and _is_of_one_script(local)
+    )
 
 
 def _ascii_domain(domain: str) -> str:

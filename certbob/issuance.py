@@ -48,6 +48,7 @@ from certbob.ports import (
     Clock,
     Grant,
     Intent,
+    Issued,
     Revoker,
     Signers,
     SigningRequest,
@@ -70,16 +71,6 @@ class FileOptions:
 
     older: bool | None = None
     form: Format = Format.PFX
-
-
-@dataclass(frozen=True, slots=True)
-class Issued:
-    """The file, ready to be handed out."""
-
-    content: bytes = field(repr=False)
-    media_type: str
-    file_name: str
-    leaf: x509.Certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +178,10 @@ class Issuance:
             take.downloads += 1
         return await self._collect(grant, untrusted_token, task, options)
 
+    def expect_collection(self, entry: int) -> None:
+        """The file did not get to the person; whoever fetches it later has it after all."""
+        self._uncollected.add(entry)
+
     def last_take(self, holder: str | None) -> Take | None:
         """The last grant this browser redeems or has redeemed, while its file can be had again."""
         takes = (self.take_of(take.grant, holder) for take in reversed(self._takes.values()))
@@ -275,6 +270,7 @@ class Issuance:
             media_type=options.form.media_type,
             file_name=self.file_name(grant, options.form),
             leaf=made.leaf,
+            entry=made.entry,
         )
 
     def _note_uncollected(self, task: asyncio.Task[_Made]) -> None:
@@ -328,12 +324,13 @@ class Issuance:
     def _signing_request(
         self, grant: Grant, profile: Profile, new: keys.NewKey, request_id: str
     ) -> SigningRequest:
+        email = grant.identity.email
         return SigningRequest(
             csr=new.csr,
             public_key=new.public_key,
             common_name=grant.identity.name,
             organization=self._organization,
-            email=grant.identity.email,
+            email=email if email and email.isascii() else None,
             subject=grant.identity.subject,
             usages=profile.usages,
             validity=grant.validity,

@@ -12,7 +12,7 @@ from cryptography import x509
 from certbob.devices import Encoding
 from certbob.errors import TooManyCertificates
 from certbob.identity import Identity
-from certbob.ports import Clock, Intent, LedgerStore
+from certbob.ports import Clock, Delivery, Intent, LedgerStore
 
 HOUR = timedelta(hours=1)
 
@@ -62,8 +62,11 @@ class Ledger:
         now = self._clock.now()
         await self._store.close_entry(entry, state, now=now, certificate=certificate, note=note)
 
-    async def delivered(self, entry: int, delivered: bool) -> None:
-        await self._store.set_delivered(entry, delivered)
+    async def delivered(
+        self, entry: int, delivered: bool | None, delivery: Delivery = Delivery.DOWNLOAD
+    ) -> None:
+        """`delivered` None: nobody knows."""
+        await self._store.set_delivered(entry, delivered, delivery)
 
     async def encoded_as(self, entry: int, encoding: Encoding) -> None:
         await self._store.set_encoding(entry, encoding)

@@ -1,8 +1,11 @@
 """What the core needs from the outside world, on one page. Adapters implement these; tests may swap them."""
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from email.message import EmailMessage
+from enum import StrEnum
 from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
 
 from cryptography import x509
@@ -110,6 +113,14 @@ class Revoker(Protocol):
         ...
 
 
+class Delivery(StrEnum):
+    """How a file travels. LINK: a link to it is mailed, which only its owner can redeem, signed in."""
+
+    DOWNLOAD = "download"
+    MAIL = "mail"
+    LINK = "link"
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """Permission for one person to get one certificate. `id_hash`: SHA-256 of the token's `jti`, hex.
@@ -122,10 +133,44 @@ class Grant:
     profile_id: str
     validity: timedelta
     device: Device
+    delivery: Delivery
     created_at: datetime
     expires_at: datetime
     claimed_at: datetime | None = None
     holder_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """The file, ready to be handed out; `entry` is its number in the ledger."""
+
+    content: bytes = field(repr=False)
+    media_type: str
+    file_name: str
+    leaf: x509.Certificate
+    entry: int
+
+
+class Letters(Protocol):
+    """What is written to people. No letter holds a passphrase."""
+
+    def with_file(self, grant: Grant, issued: Issued) -> EmailMessage: ...
+
+    def with_link(self, grant: Grant, link: str) -> EmailMessage: ...
+
+
+class Envelope(Protocol):
+    """A mail server that has accepted the one recipient and waits for the message."""
+
+    async def send(self, message: EmailMessage) -> None:
+        """Raises MailRefused (surely not sent), MailUncertain."""
+        ...
+
+
+class Mailer(Protocol):
+    def envelope(self, recipient: str) -> AbstractAsyncContextManager[Envelope]:
+        """Raises MailUnavailable, MailRefused when it is entered."""
+        ...
 
 
 class GrantStore(Protocol):
@@ -182,7 +227,9 @@ class LedgerStore(Protocol):
         """Raises Duplicate when another entry has the certificate's serial number."""
         ...
 
-    async def set_delivered(self, entry: int, delivered: bool) -> None: ...
+    async def set_delivered(self, entry: int, delivered: bool | None, delivery: Delivery) -> None:
+        """`delivered` None: nobody knows."""
+        ...
 
     async def set_encoding(self, entry: int, encoding: Encoding) -> None: ...
 

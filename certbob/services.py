@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from certbob.delivery import MailDelivery
 from certbob.grants import Grants
 from certbob.identity import Identity
 from certbob.issuance import Issuance
@@ -65,6 +66,7 @@ class Services:
     grants: Grants
     issuance: Issuance
     profiles: Profiles
+    mail: MailDelivery | None
     people: People
     sessions: SessionStore
     local: LocalSignIn

@@ -47,3 +47,13 @@ def format_duration(length: timedelta) -> str:
         if seconds % size == 0:
             return f"{seconds // size}{unit}"
     return f"{seconds}s"
+
+
+def masked(address: str) -> str:
+    """`a…@example.org`, for pages that somebody may look at over a shoulder."""
+    local, _, domain = address.rpartition("@")
+    return f"{local[:1]}…@{domain}"
+
+
+# For templates.
+FILTERS = {each.__name__: each for each in (day, at_time, day_and_time, duration, masked)}

@@ -158,4 +158,7 @@ async def test_a_start_that_fails_half_way_leaves_nothing_running(data_dir: Path
     with pytest.raises(Exception, match="accounts"):
         await start(data_dir)
 
-    assert not [t for t in threading.enumerate() if "sqlite" in type(t).__module__ or "connection" in t.name]
+    threads = [t for t in threading.enumerate() if "sqlite" in type(t).__module__ or "connection" in t.name]
+    for thread in threads:
+        thread.join(10)  # it tells that it is done a moment before it is
+    assert not [thread for thread in threads if thread.is_alive()]

@@ -247,7 +247,7 @@ id = "wifi"
 
     @pytest.mark.parametrize(
         "key",
-        ["[database]", "[smtp]", "[mattermost]", "[reminders]"],
+        ["[database]", "[mattermost]", "[reminders]"],
     )
     def test_sections_that_do_nothing_are_unknown(self, folder: Path, key: str) -> None:
         [problem] = problems(folder, f"{key}\n")
@@ -724,6 +724,18 @@ name = "Ada Lovelace"
 email = "ada@example.org"
 groups = ["staff"]
 
+[smtp]
+host = "mail.example.org"
+port = 2525
+security = "tls"
+username = "certbob"
+password = "{CANARY}"
+sender = "Bob's Certs, Inc. <certbob@example.org>"
+attach = false
+tls_ca = "/etc/tls/mail-ca.pem"
+tls_certificate = "/etc/tls/certbob.pem"
+tls_key = "/etc/tls/certbob-key.pem"
+
 [issue]
 lifetime = "10m"
 direct_download = false
@@ -764,6 +776,7 @@ class TestRedacted:
         document["builtin"]["passphrase"] = CANARY
         document["stepca"] |= {"provisioner_password": CANARY, "provisioner_key": CANARY}
         document["oidc"]["client_secret"] = CANARY
+        document["smtp"]["password"] = CANARY
         document["local"]["users"][0]["password_hash"] = HASH
 
         assert read(folder, "\n".join(toml.dump(document))) == settings
@@ -773,7 +786,7 @@ class TestRedacted:
 
         assert CANARY not in shown
         assert HASH not in shown
-        assert shown.count('"***"') == 6
+        assert shown.count('"***"') == 7
 
     def test_shows_the_defaults(self, folder: Path) -> None:
         assert read(folder, redacted(Settings(server=Server(data_dir=folder / "data")))) == read(folder, "")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from email.headerregistry import Address
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,16 @@ Grammar = Callable[[str], object]
         (grammars.issuer, "https://ID.example.org/Realm/", "https://ID.example.org/Realm/"),
         (grammars.issuer, "https://id.example.org:8443", "https://id.example.org:8443"),
         (grammars.issuer, "http://[::1]:9000/oidc", "http://[::1]:9000/oidc"),
+        (grammars.host, "Mail.example.org", "mail.example.org"),
+        (grammars.host, "[::1]", "::1"),
+        (grammars.host, "192.0.2.1", "192.0.2.1"),
+        (grammars.sender, "ada@Example.org", Address("", "ada", "Example.org")),
+        (grammars.sender, " Müller <ada@example.org>", Address("Müller", "ada", "example.org")),
+        (
+            grammars.sender,
+            '"CertBob, mail" <ada@example.org>',
+            Address("CertBob, mail", "ada", "example.org"),
+        ),
         (grammars.scope, "https://example.org/scope.read", "https://example.org/scope.read"),
         (grammars.network, "10.0.0.0/8", "10.0.0.0/8"),
         (grammars.network, "::1", "::1/128"),
@@ -88,6 +99,8 @@ def test_a_text_is_kept_in_one_spelling(grammar: Grammar, text: str, value: obje
             grammars.issuer,
             ["http://id.example.org", "http://192.0.2.1", "https://1.2.3.999", "https://a/\u00e4"],
         ),
+        (grammars.host, ["", "a b", "https://a", "a:25", "192.0.2.999", "a\n", "a_b"]),
+        (grammars.sender, ["", "ada", "a@b.c, e@v.il", "<ada@example.org> x", "A\nB <a@example.org>", "<>"]),
         (grammars.scope, ["", "two words", 'a"b', "a\\b", "\u00e4", "x" * 201]),
         (grammars.public_url, ["https://a/path", "https://a/?query", "https://a#top", "https://ada@a"]),
         (

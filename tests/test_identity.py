@@ -172,7 +172,10 @@ def test_a_hostile_device_name_is_refused(name: str) -> None:
 GOOD_EMAILS = {
     "ada@example.org": "ada@example.org",
     "Ada.Lovelace+cert@Example.ORG": "Ada.Lovelace+cert@Example.ORG",
-    "o'neill!#$%&*/=?^_`{|}~-@a-b.co": "o'neill!#$%&*/=?^_`{|}~-@a-b.co",
+    "o'neill!#$%&*/?=^_`{|}~-@a-b.co": "o'neill!#$%&*/?=^_`{|}~-@a-b.co",
+    "zoë@example.org": "zoë@example.org",
+    "zoe\u0308.1@example.org": "zoë.1@example.org",
+    "用户@例え.jp": "用户@xn--r8jz45g.jp",
     "ada@bücher.example": "ada@xn--bcher-kva.example",
     "ada@BÜCHER.example": "ada@xn--bcher-kva.example",
     "ada@bu\u0308cher.example": "ada@xn--bcher-kva.example",
@@ -207,7 +210,12 @@ HOSTILE_EMAILS = {
     "NUL": "a\0@b.org",
     "blank": "a b@c.org",
     "blanks around": " a@b.org ",
-    "non-ASCII local part": "zoë@example.org",
+    "an encoded word": "=?utf-8?q?e=40v.il?=@example.org",
+    "two scripts": "\u0430da@example.org",
+    "a picture": "🔑@example.org",
+    "zero-width in front": "a\u200bda@example.org",
+    "right-to-left override in front": "\u202eada@example.org",
+    "33 letters of two bytes before the at sign": f"{'ü' * 33}@example.org",
     "zero-width in the domain": "a@exam\u200bple.org",
     "soft hyphen in the domain": "a@exam\u00adple.org",
     "right-to-left override": "a@\u202egro.elpmaxe",
@@ -240,13 +248,12 @@ def test_an_accepted_address_is_the_one_alternative_name(text: str) -> None:
         email = fit_email(text)
     except UnfitName:
         return
-    leaf = issue(email=email)
-    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-
-    assert list(names) == [x509.RFC822Name(email)]
     assert email.count("@") == 1
-    assert email.isascii()
     assert fit_email(email) == email
+    if email.isascii():
+        leaf = issue(email=email)
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert list(names) == [x509.RFC822Name(email)]
 
 
 def issue(**changes: Any) -> x509.Certificate:

@@ -40,10 +40,10 @@ from certbob.errors import (
     UnfitName,
 )
 from certbob.grants import Grants
-from certbob.issuance import MAX_REPEATS, MAX_RUNNING, FileOptions, Issuance, Issued, Take
+from certbob.issuance import MAX_REPEATS, MAX_RUNNING, FileOptions, Issuance, Take
 from certbob.ledger import Ledger
 from certbob.names import Names
-from certbob.ports import Chain, SigningRequest, Trust
+from certbob.ports import Chain, Issued, SigningRequest, Trust
 from certbob.profiles import KeyType, Profile, Profiles, Usage
 from certbob.store.queries import SqlGrants, SqlLedger, SqlPeople
 from certbob.store.sqlite import Database
@@ -1127,7 +1127,17 @@ async def test_the_database_itself_refuses_a_second_certificate_of_one_grant(cor
         await database.rows(
             "INSERT INTO certificates SELECT 99, grant_hash, 'intent', subject, door, account, name, email,"
             " profile, platform, device, encoding, key_type, validity, csr_sha256, request_id, created_at,"
-            " NULL, NULL, NULL, NULL, NULL, NULL, 1, NULL FROM certificates"
+            " NULL, NULL, NULL, NULL, NULL, NULL, 'download', 1, NULL FROM certificates"
         )
     await database.close()
     assert core.dump() == before
+
+
+async def test_an_address_outside_ascii_stands_in_no_certificate(core: Core) -> None:
+    """An rfc822Name cannot hold it; mail goes there all the same."""
+    zoe = person("Zoë", email="zoë@example.org")
+
+    leaf = (await core.issue(await core.mint(zoe))).leaf
+
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [name.value for name in names] == [f"urn:uuid:{zoe.subject}"]

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding as Serializati
 
 from certbob.devices import Device, Encoding, Platform
 from certbob.identity import Door, Identity
-from certbob.ports import Grant, Intent, PendingSignIn, Session, Tries
+from certbob.ports import Delivery, Grant, Intent, PendingSignIn, Session, Tries
 from certbob.store import from_epoch, from_json, to_epoch, to_json
 from certbob.store.sqlite import Database
 
@@ -44,8 +44,8 @@ class SqlGrants:
 
     async def add_grant(self, grant: Grant) -> None:
         await self._database.rows(
-            f"INSERT INTO grants (id_hash, {_IDENTITY}, profile, validity, platform, device, older,"
-            " created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO grants (id_hash, {_IDENTITY}, profile, validity, platform, device, older, delivery,"
+            " created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             grant.id_hash,
             *_identity_values(grant.identity),
             grant.profile_id,
@@ -53,25 +53,28 @@ class SqlGrants:
             grant.device.platform,
             grant.device.name,
             int(grant.device.older),
+            grant.delivery,
             to_epoch(grant.created_at),
             to_epoch(grant.expires_at),
         )
 
     async def find_grant(self, id_hash: str) -> Grant | None:
         row = await self._database.row(
-            f"SELECT {_IDENTITY}, profile, validity, platform, device, older, created_at, expires_at,"
-            " claimed_at, holder_hash FROM grants WHERE id_hash = ?",
+            f"SELECT {_IDENTITY}, profile, validity, platform, device, older, delivery, created_at,"
+            " expires_at, claimed_at, holder_hash FROM grants WHERE id_hash = ?",
             id_hash,
         )
         if row is None:
             return None
-        profile, validity, platform, device, older, created_at, expires_at, claimed_at, holder_hash = row[6:]
+        profile, validity, platform, device, older, delivery = row[6:12]
+        created_at, expires_at, claimed_at, holder_hash = row[12:]
         return Grant(
             id_hash=id_hash,
             identity=_identity(*row[:6]),
             profile_id=profile,
             validity=timedelta(seconds=validity),
             device=Device(Platform(platform), device, bool(older)),
+            delivery=Delivery(delivery),
             created_at=from_epoch(created_at),
             expires_at=from_epoch(expires_at),
             claimed_at=None if claimed_at is None else from_epoch(claimed_at),
@@ -164,8 +167,13 @@ class SqlLedger:
             entry,
         )
 
-    async def set_delivered(self, entry: int, delivered: bool) -> None:
-        await self._database.rows("UPDATE certificates SET delivered = ? WHERE id = ?", int(delivered), entry)
+    async def set_delivered(self, entry: int, delivered: bool | None, delivery: Delivery) -> None:
+        await self._database.rows(
+            "UPDATE certificates SET delivered = ?, delivery = ? WHERE id = ?",
+            None if delivered is None else int(delivered),
+            delivery,
+            entry,
+        )
 
     async def set_encoding(self, entry: int, encoding: Encoding) -> None:
         await self._database.rows("UPDATE certificates SET encoding = ? WHERE id = ?", encoding, entry)

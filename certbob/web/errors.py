@@ -23,6 +23,7 @@ STATUS: dict[type[Problem], int] = {
     errors.NotAllowed: 403,
     errors.NotEntitled: 403,
     errors.UnfitName: 403,
+    errors.NotYours: 403,
     errors.NameTaken: 403,
     errors.NoSuchPage: 404,
     errors.WrongMethod: 405,
@@ -31,21 +32,27 @@ STATUS: dict[type[Problem], int] = {
     errors.TakeOver: 410,
     errors.TooLarge: 413,
     errors.InvalidInput: 422,
+    errors.NoMailbox: 422,
     errors.SignInRefused: 422,
     errors.SignInBlocked: 429,
     errors.TooManyCertificates: 429,
+    errors.TooManyMails: 429,
     errors.CABadAnswer: 502,
+    errors.MailRefused: 502,
     errors.CARefused: 502,
     errors.Busy: 503,
     errors.CAUnavailable: 503,
     errors.ProviderUnavailable: 503,
+    errors.MailUnavailable: 503,
     errors.StorageProblem: 503,
     errors.CAUncertain: 504,
+    errors.MailUncertain: 504,
 }
 RETRY_SECONDS = {
     errors.Busy: 2,
     errors.CAUnavailable: 10,
     errors.StorageProblem: 10,
+    errors.MailUnavailable: 60,
     errors.ProviderUnavailable: 60,
 }
 # htmx puts these in the place of the form; all others go to the alert above it, and the form stays.
@@ -67,12 +74,23 @@ def gives_back(problem: Problem) -> bool:
     )
 
 
-async def show(problem: Problem, *, token: str | None = None, passphrase: str | None = None) -> Response:
-    """The problem as the client can read it. `token`: of a grant that can be tried again."""
+async def show(
+    problem: Problem,
+    *,
+    token: str | None = None,
+    passphrase: str | None = None,
+    page_stays: bool = False,
+) -> Response:
+    """The problem as the client can read it.
+
+    `token`: of a grant that can be tried again. `page_stays`: htmx is to leave the page as it is, whatever
+    the status.
+    """
     status = status_of(problem)
     facts = {"problem": problem, "reference": reference()}
-    if is_htmx() and status not in SWAPPED_IN_PLACE:
+    if is_htmx() and (page_stays or status not in SWAPPED_IN_PLACE):
         response = await page("_alert.html", status, **facts)
+        response.headers.update({"HX-Retarget": "#alert", "HX-Reswap": "innerHTML"} if page_stays else {})
     elif is_htmx() or names_html():
         again = {"token": token} if token and gives_back(problem) else None
         response = await page(

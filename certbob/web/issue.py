@@ -4,15 +4,25 @@ from quart import Blueprint, Response, request
 
 from certbob.bundles import Format
 from certbob.devices import looks_old
-from certbob.errors import BadRequest, GrantMalformed, GrantUsed, Problem, TakeOver
+from certbob.errors import (
+    BadRequest,
+    GrantMalformed,
+    GrantUsed,
+    MailProblem,
+    NotSignedIn,
+    NotYours,
+    Problem,
+    TakeOver,
+)
 from certbob.identity import Door
-from certbob.issuance import REPEAT_WINDOW, FileOptions, Issued, Take
-from certbob.ports import Grant
-from certbob.web.context import is_htmx, names_html, reference, services, settings, user_agent
-from certbob.web.errors import log_problem, show
+from certbob.issuance import REPEAT_WINDOW, FileOptions
+from certbob.ports import Delivery, Grant, Issued
+from certbob.web.context import is_htmx, names_html, reference, services, session, settings, user_agent
+from certbob.web.errors import log_problem, retry_after, show, status_of
 from certbob.web.forms import read_form
+from certbob.web.login import ask_to_sign_in
 from certbob.web.pages import page
-from certbob.web.security import grant_holder, holder, remember_holder
+from certbob.web.security import grant_holder, holder, remember_holder, remember_link, remembered_link
 
 blueprint = Blueprint("issue", __name__)
 
@@ -43,8 +53,14 @@ async def show_issue() -> Response:
     """A page for browsers; the file for programs, the one GET that redeems."""
     token = request.args.get("token")
     if token is None:
-        return await _repeat_page()
-    if _is_direct_download():
+        return await _page_of_last_take()
+    try:
+        grant = await _inspect(token)
+    except NotSignedIn as problem:
+        response = await ask_to_sign_in(problem)
+        remember_link(response, token)
+        return response
+    if _is_direct_download() and grant.delivery is not Delivery.LINK:
         options = _options(request.args.get("older"), request.args.get("format"))
         return _file(await services().issuance.issue(token, options=options, request_id=reference()))
     return await take_page(token)
@@ -58,10 +74,19 @@ async def redeem() -> Response:
     if token is None:
         raise GrantMalformed("no token")
     options = _options(form.get("older"), form.get("format"))
+    by_mail = form.get("delivery") == Delivery.MAIL
+    grant = await _inspect(token)
     try:
+        if by_mail:
+            return await _send(token, options)
         issued = await services().issuance.issue(
             token, holder=holder(), options=options, request_id=reference()
         )
+    except MailProblem as problem:
+        log_problem(problem)
+        if is_htmx() or not names_html():
+            return await show(problem, page_stays=True)
+        return await _render_take(grant, token, problem=problem)
     except Problem as problem:
         log_problem(problem)
         return await show(problem, token=token, passphrase=_still_shown(problem, token))
@@ -70,30 +95,64 @@ async def redeem() -> Response:
 
 async def take_page(token: str) -> Response:
     """The passphrase, and the form that redeems; changes nothing."""
-    grant = await services().grants.inspect(token)
-    if (take := services().issuance.take_of(grant, holder())) is not None:
-        return await _render_take(grant, token, take)
-    try:
-        services().grants.check_live(grant, holder())
-    except GrantUsed as problem:
-        return await show(problem, passphrase=_still_shown(problem, token))
+    grant = await _inspect(token)
+    if services().issuance.take_of(grant, holder()) is None:
+        try:
+            services().grants.check_live(grant, holder())
+        except GrantUsed as problem:
+            return await show(problem, passphrase=_still_shown(problem, token))
     return await _render_take(grant, token)
 
 
-async def _repeat_page() -> Response:
-    """The address without a token is what the page of a running or finished download shows."""
+async def _inspect(token: str) -> Grant:
+    """The grant; a mailed one only for its owner. Raises the GrantProblems, NotSignedIn, NotYours."""
+    grant = await services().grants.inspect(token)
+    if grant.delivery is Delivery.LINK:
+        current = session()
+        if current is None:
+            raise NotSignedIn
+        if current.identity.subject != grant.identity.subject:
+            raise NotYours(current.identity.name)
+    return grant
+
+
+async def _page_of_last_take() -> Response:
+    """The address without a token is what the page of a running or finished download shows.
+
+    After a sign-in it is where the link of a mail goes on: no link travels through the sign-in itself.
+    """
     take = services().issuance.last_take(holder())
-    if take is None:
+    if take is not None:
+        return await _render_take(take.grant, take.token)
+    link = remembered_link()
+    if link is None:
         raise TakeOver
-    return await _render_take(take.grant, take.token, take)
+    return await take_page(link)
 
 
-async def _render_take(grant: Grant, token: str, take: Take | None = None) -> Response:
-    issuance = services().issuance
-    surprising_age = looks_old(user_agent()) and not grant.device.older and settings().ask_older
+async def _send(token: str, options: FileOptions) -> Response:
+    mail = services().mail
+    if mail is None or mail.way is not Delivery.MAIL:
+        raise BadRequest("files are not mailed here")
+    sent = await mail.send_file(token, holder=holder(), options=options, request_id=reference())
+    if is_htmx():
+        return await _page_of_last_take()
+    if names_html():
+        return Response(status=303, headers={"Location": "/issue"})
+    return Response(f"Sent to {sent.recipient}\n", content_type="text/plain; charset=utf-8")
+
+
+async def _render_take(grant: Grant, token: str, *, problem: MailProblem | None = None) -> Response:
+    """`problem`: why the mail did not go out. Without script it is told on the page itself."""
+    issuance, mail = services().issuance, services().mail
+    take = issuance.take_of(grant, holder())
     ready = take if take is not None and take.is_ready else None
+    sent = mail.sent(grant, holder()) if mail is not None else None
+    surprising_age = looks_old(user_agent()) and not grant.device.older and settings().ask_older
     autostart = (
         take is None
+        and problem is None
+        and grant.delivery is not Delivery.LINK
         and grant.identity.door in CLICKED
         # A link that was pasted or sent somewhere is no click on a page of ours.
         and request.headers.get("Sec-Fetch-Site") == "same-origin"
@@ -101,10 +160,15 @@ async def _render_take(grant: Grant, token: str, take: Take | None = None) -> Re
     )
     response = await page(
         "take.html",
+        200 if problem is None else status_of(problem),
         state="new" if ready is None else "repeat",
         token=token,
         passphrase=services().grants.passphrase(token),
         autostart=autostart,
+        by_mail=grant.delivery is Delivery.MAIL,
+        recipient=grant.identity.email,
+        sent=sent,
+        problem=problem,
         name=grant.identity.name,
         device=grant.device,
         older=grant.device.older or surprising_age,
@@ -117,9 +181,13 @@ async def _render_take(grant: Grant, token: str, take: Take | None = None) -> Re
         ask_older=settings().ask_older,
     )
     remember_holder(response)
+    if grant.delivery is Delivery.LINK:
+        remember_link(response, token)  # the session may be over before the button is pressed
+    if problem is not None:
+        response.headers.update(retry_after(problem))
     if is_htmx():
         # Once it redeems by itself the address needs no token; otherwise a reload must find its way back.
-        response.headers["HX-Push-Url"] = "/issue" if autostart else f"/issue?token={token}"
+        response.headers["HX-Push-Url"] = "/issue" if autostart or ready else f"/issue?token={token}"
     return response
 
 

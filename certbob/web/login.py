@@ -34,7 +34,7 @@ blueprint = Blueprint("login", __name__)
 
 START = "/new"
 # Where a sign-in may lead, and the fields of a form that survive it. Never an address from outside.
-DESTINATIONS = {"/new": ("platform", "device", "profile", "validity", "older", "delivery")}
+DESTINATIONS = {"/new": ("platform", "device", "profile", "validity", "older", "delivery"), "/issue": ()}
 
 
 def destination(wanted: str) -> str:

@@ -9,6 +9,7 @@ from certbob import words
 from certbob.devices import Device, Platform, looks_old, platform_of
 from certbob.errors import CAUnavailable, InvalidInput, NotSignedIn, UnfitName
 from certbob.identity import Identity, fit_device_name
+from certbob.ports import Delivery
 from certbob.web.context import is_htmx, services, session, settings, user_agent
 from certbob.web.forms import read_form
 from certbob.web.issue import take_page
@@ -17,7 +18,7 @@ from certbob.web.security import signed_in
 
 blueprint = Blueprint("options", __name__)
 
-DELIVERIES = (("download", "Download it here"),)
+LINK_SENT = "/new?link_sent=1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,10 @@ class Values:
 async def show_options() -> Response:
     """The form; with a query it keeps what was chosen, and htmx asks for the part that depends on it."""
     only_options = is_htmx() and request.headers.get("HX-Target") == "options"
+    sent = request.args.to_dict()
+    link_sent = sent.pop("link_sent", "") == "1"
     return await _options_page(
-        _values(request.args.to_dict()), template="_options.html" if only_options else None
+        _values(sent), template="_options.html" if only_options else None, link_sent=link_sent
     )
 
 
@@ -52,10 +55,33 @@ async def choose() -> Response:
     except InvalidInput as problem:
         return await _options_page(values, status=422, errors=problem.fields)
     await services().issuance.admit(identity, profile_id)
-    token = await services().grants.mint(identity, profile_id, device, validity)
+    mail = services().mail
+    delivery = Delivery.DOWNLOAD if mail is None or values.delivery == Delivery.DOWNLOAD else mail.way
+    token = await services().grants.mint(identity, profile_id, device, validity, delivery)
+    if mail is not None and delivery is Delivery.LINK:
+        await mail.send_link(token)
+        return await _link_sent()
     if not is_htmx():
         return Response(status=303, headers={"Location": f"/issue?token={token}"})
     return await take_page(token)
+
+
+async def _link_sent() -> Response:
+    """The form again, for the next device, with the news above it."""
+    if not is_htmx():
+        return Response(status=303, headers={"Location": LINK_SENT})
+    response = await _options_page(_values({}), link_sent=True)
+    response.headers["HX-Push-Url"] = LINK_SENT
+    return response
+
+
+def _deliveries() -> dict[str, str]:
+    """What can be chosen, in words."""
+    address = _identity().email
+    offered = {Delivery.DOWNLOAD.value: "Download it here"}
+    if services().mail is not None and address is not None:
+        offered[Delivery.MAIL.value] = f"By mail to {words.masked(address)}"
+    return offered
 
 
 def _identity() -> Identity:
@@ -77,7 +103,7 @@ def _values(sent: dict[str, str]) -> Values:
         profile=sent.get("profile", ""),
         validity=sent.get("validity", ""),
         older=sent.get("older") == "1" if sent else looks_old(user_agent()),
-        delivery=sent.get("delivery", DELIVERIES[0][0]),
+        delivery=sent.get("delivery", Delivery.DOWNLOAD),
     )
 
 
@@ -100,7 +126,7 @@ async def _parse(values: Values, identity: Identity) -> tuple[str, Device, timed
         errors["device"] = problem.text
     if values.platform not in tuple(Platform):
         errors["platform"] = "Choose where you will use it."
-    if values.delivery not in dict(DELIVERIES):
+    if values.delivery not in _deliveries():
         errors["delivery"] = "Choose how you want to get it."
     if not values.profile:
         raise InvalidInput({**errors, "profile": "Choose what it is for."})
@@ -127,7 +153,12 @@ def _duration(text: str) -> timedelta | None:
 
 
 async def _options_page(
-    values: Values, status: int = 200, errors: dict[str, str] | None = None, template: str | None = None
+    values: Values,
+    status: int = 200,
+    *,
+    errors: dict[str, str] | None = None,
+    template: str | None = None,
+    link_sent: bool = False,
 ) -> Response:
     profiles = services().profiles.for_identity(_identity())
     profile = next((p for p in profiles if p.id == values.profile), profiles[0] if profiles else None)
@@ -145,7 +176,8 @@ async def _options_page(
         platforms=tuple(Platform),
         profiles=profiles,
         validities=[(value, _until(length)) for value, length in offered.items()],
-        deliveries=DELIVERIES,
+        deliveries=_deliveries().items(),
+        link_sent=link_sent,
         ask_older=settings().ask_older,
         device_is_suggested=values.device in _suggestions().values(),
     )

@@ -31,9 +31,7 @@ def set_up_templates(app: Quart, static: StaticFiles) -> None:
     environment.undefined = jinja2.StrictUndefined
     environment.autoescape = lambda name: name is None or not name.endswith(".txt")
     environment.trim_blocks = environment.lstrip_blocks = True
-    environment.filters.update(
-        day=words.day, at_time=words.at_time, day_and_time=words.day_and_time, duration=words.duration
-    )
+    environment.filters.update(words.FILTERS)
     environment.globals.update(
         static=static.url, htmx_integrity=static.integrity("htmx-2.0.11.min.js"), version=__version__
     )

@@ -16,6 +16,7 @@ from typing import ParamSpec
 from quart import Response, g, request
 
 from certbob.errors import ForeignRequest, NotSignedIn, StorageProblem
+from certbob.grants import LINK_LIFETIME
 from certbob.identity import Identity
 from certbob.keys import digest
 from certbob.ports import Session
@@ -169,7 +170,7 @@ async def start_session(identity: Identity, response: Response, *, is_admin: boo
 async def end_session(response: Response) -> None:
     """On a shared computer nobody after this sees the last file's page either."""
     await _forget_session()
-    for purpose in ("certbob", "certbob-take"):
+    for purpose in ("certbob", "certbob-take", "certbob-link"):
         _delete_cookie(response, purpose)
 
 
@@ -195,6 +196,15 @@ def holder() -> str | None:
 
 def remember_holder(response: Response) -> None:
     _set_cookie(response, "certbob-take", holder() or secrets.token_urlsafe(16), HOLDER_AGE)
+
+
+def remembered_link() -> str | None:
+    """The grant of a mail's link that this browser opened before its owner signed in."""
+    return request.cookies.get(cookie_name("certbob-link")) or None
+
+
+def remember_link(response: Response, token: str) -> None:
+    _set_cookie(response, "certbob-link", token, LINK_LIFETIME)
 
 
 def sign_in_browser() -> str | None:

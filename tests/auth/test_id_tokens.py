@@ -177,6 +177,7 @@ REFUSED: dict[str, Change] = {
     "azp is another client": claims(aud=[CLIENT_ID, "other"], azp="other"),
     "aud is us but azp another client": claims(azp="other"),
     "aud is an object": claims(aud={CLIENT_ID: 1}),
+    "aud with a number beside us and azp is us": claims(aud=[CLIENT_ID, 5], azp=CLIENT_ID),
     "aud holds us in upper case": claims(aud=CLIENT_ID.upper()),
     "no sub": claims(sub=MISSING),
     "sub is empty": person(sub=""),
@@ -192,6 +193,9 @@ REFUSED: dict[str, Change] = {
     "exp is not a number of JSON": payload(lambda good: good.replace(b'"exp": ', b'"exp": NaN, "was": ')),
     "exp of 5000 digits": payload(
         lambda good: good.replace(b'"exp": ', b'"exp": ' + b"9" * 5000 + b', "was": ')
+    ),
+    "an unknown claim is not a number of JSON": payload(
+        lambda good: good.replace(b'{"iss"', b'{"colour": Infinity, "iss"')
     ),
     "expired 90 s ago": together(time("iat", minutes=-3), time("exp", seconds=-90)),
     "expired 10 min ago": together(time("iat", minutes=-12), time("exp", minutes=-10)),

@@ -94,9 +94,17 @@ async def test_unknown_keys_of_many_at_the_same_moment_make_one_fetch(on: Single
 async def test_many_who_meet_a_new_key_at_the_same_moment_get_in(on: SingleSignOn) -> None:
     await on.signed_in()
     rotate(on.provider, key("second"))
+    may_answer = asyncio.Event()
+    on.provider.answers["jwks"] = lambda request: replace(on.provider.good(request), after=may_answer)
 
-    await asyncio.gather(*(on.signed_in() for _ in range(10)))
+    sign_ins = asyncio.gather(*(on.signed_in() for _ in range(10)))
+    while len(on.provider.access_tokens) < 11:
+        await asyncio.sleep(0)
+    for _ in range(100):  # until all of them wait for the key
+        await asyncio.sleep(0)
+    may_answer.set()
 
+    await sign_ins
     assert len(on.provider.asked("jwks")) == 2
 
 

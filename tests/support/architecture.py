@@ -43,7 +43,7 @@ ROOMS = {
     "store": _room("store", "core", "cryptography aiosqlite"),
     "auth": _room("auth", "core", "cryptography authlib joserfc httpx2"),
     "chat": _room("chat", "core", "httpx2"),
-    "mail": _room("mail", "core"),
+    "mail": _room("mail", "core", "aiosmtplib jinja2 truststore"),
     # Front doors.
     "web": _room("web", "core", "quart werkzeug jinja2 cryptography"),
     # The process.
@@ -51,7 +51,7 @@ ROOMS = {
     "paths": _room("paths"),
     "signers": _room("signers", "core"),
     "config": _room("config reader grammars toml", "core", "msgspec cryptography"),
-    "bootstrap": _room("bootstrap", "core files ca store auth chat mail config signers"),
+    "bootstrap": _room("bootstrap", "core files ca store auth chat mail config signers paths"),
     "jobs": _room("jobs", "core"),
     "doctor": _room("doctor", "core config bootstrap"),
     "server": _room("server", "core web config bootstrap jobs logs paths", "hypercorn"),

@@ -24,8 +24,8 @@ from certbob.config import DEFAULT_PROFILE, Limits, Server, Settings
 from certbob.devices import Device, Platform
 from certbob.errors import CAUncertain
 from certbob.identity import Door, Identity
-from certbob.issuance import FileOptions, Issued
-from certbob.ports import Chain, LeafRules, Signers, SigningRequest, Trust
+from certbob.issuance import FileOptions
+from certbob.ports import Chain, Delivery, Issued, LeafRules, Signers, SigningRequest, Trust
 from certbob.secret import Secret
 from certbob.services import Services
 from tests.support import pki
@@ -159,8 +159,9 @@ class Core:
         profile: str = DEFAULT_PROFILE.id,
         device: Device = LAPTOP,
         validity: timedelta = DEFAULT_PROFILE.validity,
+        delivery: Delivery = Delivery.DOWNLOAD,
     ) -> str:
-        return await self.services.grants.mint(identity or person(), profile, device, validity)
+        return await self.services.grants.mint(identity or person(), profile, device, validity, delivery)
 
     async def issue(self, token: str, holder: str | None = None, **options: Any) -> Issued:
         """`options` as of FileOptions."""

@@ -137,11 +137,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """`silent`: it never comes. `dripping`: the body goes on, a blank every 20 ms, for ever."""
+    """`after`: what is waited for first. `silent`: it never comes.
+
+    `dripping`: in the place of the body there is a blank every 20 ms, for ever.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+    after: asyncio.Event | None = None
     silent: bool = False
     dripping: bool = False
 
@@ -378,6 +382,8 @@ async def serve_provider(
 
 
 async def _send(reply: Reply, receive: Receive, send: Send, *, date: datetime) -> None:
+    if reply.after is not None:
+        await reply.after.wait()
     if reply.silent:
         await receive()  # until the other side has gone
         return

@@ -14,11 +14,14 @@ import jinja2
 
 from certbob import words
 from certbob.config import DEFAULT_PROFILE
+from certbob.delivery import Sent
 from certbob.devices import Device, Platform
 from certbob.errors import (
     CAUnavailable,
     GrantExpired,
     GrantUsed,
+    MailRefused,
+    MailUncertain,
     NameTaken,
     NoSuchPage,
     NotAllowed,
@@ -88,9 +91,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters.update(
-        day=words.day, at_time=words.at_time, day_and_time=words.day_and_time, duration=words.duration
-    )
+    found.filters.update(words.FILTERS)
     found.globals.update(GLOBALS)
     return found
 
@@ -132,6 +133,7 @@ NEW = Sample(
         "deliveries": (("download", "Download it here"),),
         "ask_older": True,
         "device_is_suggested": True,
+        "link_sent": False,
     },
 )
 TAKE = Sample(
@@ -139,6 +141,10 @@ TAKE = Sample(
     {
         **SIGNED_IN,
         "state": "new",
+        "by_mail": False,
+        "recipient": ADA.email,
+        "sent": None,
+        "problem": None,
         "token": TOKEN,
         "passphrase": PASSPHRASE,
         "autostart": True,
@@ -154,6 +160,7 @@ TAKE = Sample(
         "ask_older": True,
     },
 )
+MAIL = TAKE.changed(by_mail=True)
 ERROR = Sample(
     "error.html",
     {
@@ -221,6 +228,21 @@ SAMPLES: dict[str, Sample] = {
     ),
     "take-fixed-encoding": TAKE.changed(ask_older=False),
     "take-from-chat": TAKE.changed(passphrase=None),
+    "mail": MAIL,
+    "mail-later": MAIL.changed(autostart=False, older=True),
+    "mail-sent": MAIL.changed(
+        autostart=False,
+        state="repeat",
+        sent=Sent("ada@example.org", NOW),
+        repeat_until=NOW + timedelta(minutes=2),
+    ),
+    "mail-refused": MAIL.changed(
+        autostart=False, problem=MailRefused("", "It says: ‘550 No such user here’.")
+    ),
+    "mail-uncertain": MAIL.changed(
+        autostart=False, state="repeat", problem=MailUncertain(), repeat_until=NOW + timedelta(minutes=2)
+    ),
+    "options-link-sent": NEW.changed(link_sent=True),
     "error": ERROR,
     "error-not-entitled": ERROR.changed(
         **SIGNED_IN, problem=NotEntitled("VPN", ("vpn-users",)), status=403, again=None

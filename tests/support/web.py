@@ -33,6 +33,7 @@ from certbob.config import (
     DEFAULT_PROFILE,
     OIDC,
     PKCS12,
+    SMTP,
     Issue,
     Limits,
     Local,
@@ -42,7 +43,7 @@ from certbob.config import (
 )
 from certbob.devices import Device, Encoding, Platform
 from certbob.identity import Door, Identity
-from certbob.ports import CertificateAuthority, Chain, SigningRequest, Trust
+from certbob.ports import CertificateAuthority, Chain, Mailer, SigningRequest, Trust
 from certbob.profiles import KeyType, Profile, Usage
 from certbob.secret import Secret
 from certbob.server import new_app
@@ -117,6 +118,7 @@ def settings_for(
     pkcs12: PKCS12 = PKCS12(),  # noqa: B008
     limits: Limits = Limits(),  # noqa: B008
     oidc: OIDC = OIDC(),  # noqa: B008
+    smtp: SMTP = SMTP(),  # noqa: B008
 ) -> Settings:
     users = (
         LocalUser(
@@ -141,6 +143,7 @@ def settings_for(
         pkcs12=pkcs12,
         limits=limits,
         oidc=oidc,
+        smtp=smtp,
         profiles=profiles,
     )
 
@@ -152,12 +155,13 @@ async def open_site(
     *,
     ca: CertificateAuthority | None = None,
     provider: OpenIDProvider | None = None,
+    mailer: Mailer | None = None,
     **settings: Any,
 ) -> AsyncIterator["Site"]:
     """A process of CertBob; several may share a data folder. `settings` as in `settings_for`."""
     configured = settings_for(data_dir, **settings)
     services = await build_services(
-        configured, clock=clock, ca=ca, signers=InlineSigners(), provider=provider
+        configured, clock=clock, ca=ca, signers=InlineSigners(), provider=provider, mailer=mailer
     )
     app = new_app(configured)
     web.attach(app, services)

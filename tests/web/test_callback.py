@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
-from tests.support.hostile_provider import ISSUER
+from tests.support.hostile_provider import ISSUER, HostileProvider
 from tests.support.single_sign_on import SingleSignOn, open_single_sign_on, refusals, with_query
 from tests.support.web import LOOPBACK_URL, Client, StillClock
 
@@ -57,6 +57,7 @@ BAD_CALLBACKS: dict[str, Callable[[str], str]] = {
     "a fragment's answer": lambda url: with_query(url, without=("code",), id_token="a.b.c", access_token="x"),
     "code and error": lambda url: with_query(url, error="access_denied"),
 }
+TOLD_TO_THE_PROVIDER = {"another code", "a code with a line break", "a code that is not UTF-8"}
 PENDING_STAYS = {
     "no state",
     "an empty state",
@@ -78,6 +79,7 @@ async def test_a_wrong_answer_of_the_browser_lets_nobody_in(
     assert answer.status == 400
     assert "certbob" not in browser.cookies
     assert len(refusals(caplog)) == 1
+    assert len(on.provider.asked("token")) == (case in TOLD_TO_THE_PROVIDER)
     assert answer.page.one("a[@class='button']") is not None
     # A state that is not one of this browser's must not spend that of an honest sign-in.
     assert (await on.come_back(browser, callback)).status == (303 if case in PENDING_STAYS else 400)
@@ -122,6 +124,19 @@ async def test_a_code_of_somebody_else_is_of_no_use(on: SingleSignOn) -> None:
 
     assert answer.status == 400
     assert "certbob" not in mallory.cookies
+
+
+async def test_an_answer_never_goes_to_a_provider_that_was_not_asked(
+    on: SingleSignOn, data_dir: Path, clock: StillClock
+) -> None:
+    browser, callback = await begun(on)
+    other = HostileProvider(clock, issuer="https://id.example.net")
+    async with open_single_sign_on(data_dir, clock, other) as later:
+        there = later.browser()
+        there.cookies = browser.cookies
+
+        assert (await later.come_back(there, callback)).status == 400
+        assert other.asked("token") == []
 
 
 async def test_a_sign_in_is_finished_once(on: SingleSignOn) -> None:

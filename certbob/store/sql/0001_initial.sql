@@ -62,6 +62,7 @@ CREATE TABLE grants (
     platform text NOT NULL,
     device text NOT NULL,
     older bigint NOT NULL,
+    delivery text NOT NULL,
     created_at bigint NOT NULL,
     expires_at bigint NOT NULL,
     claimed_at bigint,
@@ -94,7 +95,8 @@ CREATE TABLE certificates (
     not_after bigint,
     fingerprint text,
     certificate bytea,
-    delivered bigint NOT NULL DEFAULT 1,
+    delivery text NOT NULL DEFAULT 'download',
+    delivered bigint DEFAULT 1,
     note text
 );
 CREATE INDEX certificates_by_subject ON certificates (subject, created_at);

@@ -1,0 +1,149 @@
+"""Certificates by mail: the file attached, or a link to it that needs a sign-in. Never the passphrase.
+
+The mail server has accepted the recipient before anything is signed, so what it refuses costs nothing. A
+message that it refuses at the very end leaves the file where a download finds it, for two minutes.
+"""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from urllib.parse import urlencode
+
+from certbob.errors import MailProblem, MailUncertain, NoMailbox, StorageProblem, TooManyMails
+from certbob.grants import Grants
+from certbob.issuance import REPEAT_WINDOW, FileOptions, Issuance
+from certbob.ledger import HOUR, Ledger
+from certbob.ports import Clock, Delivery, Grant, Letters, Mailer, TryStore
+
+SEND_AGAIN_AFTER = timedelta(minutes=1)
+MAILS_PER_HOUR = 40  # to one person
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """`at`: when the mail server took the message; `again_at`: when another one can be sent."""
+
+    recipient: str
+    at: datetime
+
+    @property
+    def again_at(self) -> datetime:
+        return self.at + SEND_AGAIN_AFTER
+
+
+class MailDelivery:
+    """`attach`: files travel in the mail itself; otherwise links do. `site`: where the links lead."""
+
+    def __init__(
+        self,
+        *,
+        mailer: Mailer,
+        letters: Letters,
+        grants: Grants,
+        issuance: Issuance,
+        ledger: Ledger,
+        tries: TryStore,
+        clock: Clock,
+        attach: bool,
+        site: str,
+    ) -> None:
+        self._mailer = mailer
+        self._letters = letters
+        self._grants = grants
+        self._issuance = issuance
+        self._ledger = ledger
+        self._tries = tries
+        self._clock = clock
+        self._site = site
+        self.way = Delivery.MAIL if attach else Delivery.LINK
+        self._sendings: dict[tuple[str, str | None], asyncio.Task[Sent]] = {}
+
+    async def send_file(
+        self,
+        untrusted_token: str,
+        *,
+        holder: str | None,
+        options: FileOptions,
+        request_id: str,
+    ) -> Sent:
+        """Redeem the grant and mail the file to its owner. Within a minute the same holder sends it once.
+
+        Raises what `Issuance.issue` does, and the MailProblems; of these all but MailUncertain say truly that
+        nothing was sent.
+        """
+        grant = await self._grants.inspect(untrusted_token)
+        key = (grant.id_hash, holder)
+        task = self._sendings.get(key)
+        if task is None or (task.done() and self._clock.now() >= task.result().again_at):
+            # A task of its own: a browser that goes away must not stop it between signing and sending.
+            task = asyncio.create_task(self._send_file(grant, untrusted_token, holder, options, request_id))
+            self._sendings[key] = task
+            task.add_done_callback(lambda done: self._settle(key, done))
+        return await asyncio.shield(task)
+
+    async def send_link(self, token: str) -> Sent:
+        """Mail the grant's link to its owner. Raises the MailProblems, StorageProblem."""
+        grant = await self._grants.inspect(token)
+        link = f"{self._site}/issue?{urlencode({'token': token})}"
+        async with self._mailer.envelope(await self._recipient(grant)) as envelope:
+            await envelope.send(self._letters.with_link(grant, link))
+        return Sent(grant.identity.email or "", self._clock.now())
+
+    def sent(self, grant: Grant, holder: str | None) -> Sent | None:
+        """The mail that this browser has had sent, while its file is at hand."""
+        task = self._sendings.get((grant.id_hash, holder))
+        return task.result() if task is not None and task.done() else None
+
+    async def drain(self, seconds: float) -> None:
+        """Let running mails go out, for so long at most; called at shutdown."""
+        running = [task for task in self._sendings.values() if not task.done()]
+        if running:
+            await asyncio.wait(running, timeout=seconds)
+
+    def _settle(self, key: tuple[str, str | None], task: asyncio.Task[Sent]) -> None:
+        if task.cancelled() or task.exception() is not None:
+            self._forget(key, task)
+        else:
+            asyncio.get_running_loop().call_later(REPEAT_WINDOW.total_seconds(), self._forget, key, task)
+
+    def _forget(self, key: tuple[str, str | None], task: asyncio.Task[Sent]) -> None:
+        if self._sendings.get(key) is task:
+            del self._sendings[key]
+
+    async def _send_file(
+        self, grant: Grant, untrusted_token: str, holder: str | None, options: FileOptions, request_id: str
+    ) -> Sent:
+        recipient = await self._recipient(grant)
+        async with self._mailer.envelope(recipient) as envelope:
+            issued = await self._issuance.issue(
+                untrusted_token, holder=holder, options=options, request_id=request_id
+            )
+            try:
+                await envelope.send(self._letters.with_file(grant, issued))
+            except MailProblem as problem:
+                self._issuance.expect_collection(issued.entry)
+                await self._note(issued.entry, None if isinstance(problem, MailUncertain) else False)
+                raise
+        await self._note(issued.entry, True)
+        return Sent(recipient, self._clock.now())
+
+    async def _note(self, entry: int, delivered: bool | None) -> None:
+        """What became of the mail is true also where it cannot be written down."""
+        with suppress(StorageProblem):
+            await self._ledger.delivered(entry, delivered, Delivery.MAIL)
+
+    async def _recipient(self, grant: Grant) -> str:
+        """Raises NoMailbox, TooManyMails."""
+        if grant.identity.email is None:
+            raise NoMailbox
+        tries = await self._tries.count_try(
+            f"mail:{grant.identity.subject}",
+            now=self._clock.now(),
+            limit=MAILS_PER_HOUR,
+            window=HOUR,
+            ban=HOUR,
+        )
+        if tries.count > MAILS_PER_HOUR:
+            raise TooManyMails(tries.until)
+        return grant.identity.email

@@ -1,0 +1,1 @@
+"""Mail: how letters are written, and the server they are given to."""

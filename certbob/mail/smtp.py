@@ -1,0 +1,156 @@
+"""Gives a message to a mail server over SMTP (RFC 5321), to one recipient, in time.
+
+The server is asked everything it could refuse before there is a message: connection, TLS, password, sender
+and recipient. So a certificate is made only for somebody whom the server takes mail for.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from email.message import EmailMessage
+from email.policy import SMTP as WIRE
+from email.policy import SMTPUTF8 as WIRE_UTF8
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import aiosmtplib
+import truststore
+
+from certbob.errors import MailRefused, MailUnavailable, MailUncertain
+from certbob.secret import Secret
+
+T = TypeVar("T")
+
+Security = Literal["starttls", "tls", "none"]
+PORTS: dict[Security, int] = {"starttls": 587, "tls": 465, "none": 25}
+OPEN_SECONDS = 7  # from the connection to the recipient
+SEND_SECONDS = 6  # from DATA to its answer; together they stay below what a person waits
+QUIT_SECONDS = 1
+MAX_WORDS = 200
+
+log = logging.getLogger(__name__)
+
+
+def tls_context(authority: Path | None, certificate: Path | None, key: Path | None) -> ssl.SSLContext:
+    """Trusts the system's authorities, or only the given one; shows the certificate. Raises OSError."""
+    if authority is None:
+        # Not the standard library's default: the executable may run where certificates lie elsewhere.
+        context: ssl.SSLContext = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    else:
+        context = ssl.create_default_context(cafile=authority)
+    if certificate is not None:
+        context.load_cert_chain(certificate, key)
+    return context
+
+
+class SMTPMailer:
+    """Implements `ports.Mailer`. `name`: what CertBob calls itself to the server (EHLO)."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int | None,
+        security: Security,
+        username: str | None,
+        password: Secret | None,
+        sender: str,
+        name: str,
+        tls: ssl.SSLContext,
+    ) -> None:
+        self._host = host
+        self._port = port or PORTS[security]
+        self._security = security
+        self._username = username
+        self._password = password
+        self._sender = sender
+        self._name = name
+        self._tls = tls
+
+    @asynccontextmanager
+    async def envelope(self, recipient: str) -> AsyncIterator["SMTPEnvelope"]:
+        """Raises MailUnavailable, MailRefused."""
+        # The library upgrades silently or not at all when it is left to decide; so it never is.
+        smtp = aiosmtplib.SMTP(
+            hostname=self._host,
+            port=self._port,
+            local_hostname=self._name,
+            timeout=OPEN_SECONDS,
+            use_tls=self._security == "tls",
+            start_tls=False,
+            tls_context=self._tls if self._security != "none" else None,
+        )
+        try:
+            international = await self._opened(smtp, recipient)
+            yield SMTPEnvelope(smtp, international=international)
+        finally:
+            with suppress(aiosmtplib.SMTPException, OSError, TimeoutError):
+                async with asyncio.timeout(QUIT_SECONDS):
+                    await smtp.quit()
+            smtp.close()
+
+    async def _opened(self, smtp: aiosmtplib.SMTP, recipient: str) -> bool:
+        """Up to the recipient's acceptance; whether the message may have headers in UTF-8."""
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                await smtp.connect()
+                if self._security == "starttls":
+                    await smtp.starttls()
+                if self._username is not None:
+                    await smtp.login(self._username, self._password.reveal() if self._password else "")
+                international = not recipient.isascii()
+                if international:
+                    await smtp.ehlo()
+                    if not smtp.supports_extension("smtputf8"):
+                        raise MailRefused(
+                            "the server does not offer SMTPUTF8", "It cannot write to this address."
+                        )
+                encoding = "utf-8" if international else "ascii"
+                options = ["SMTPUTF8", "BODY=8BITMIME"] if international else []
+                await smtp.mail(self._sender, options=options, encoding=encoding)
+                await smtp.rcpt(recipient, encoding=encoding)
+        except (aiosmtplib.SMTPSenderRefused, aiosmtplib.SMTPRecipientRefused) as error:
+            raise _refused(error) from error
+        except (aiosmtplib.SMTPException, OSError, TimeoutError, ValueError) as error:
+            raise MailUnavailable(f"{self._host}:{self._port}: {_reason(error)}") from error
+        return international
+
+
+class SMTPEnvelope:
+    """Implements `ports.Envelope`."""
+
+    def __init__(self, smtp: aiosmtplib.SMTP, *, international: bool) -> None:
+        self._smtp = smtp
+        self._policy = WIRE_UTF8 if international else WIRE
+
+    async def send(self, message: EmailMessage) -> None:
+        """Raises MailRefused, MailUncertain."""
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._smtp.data(message.as_bytes(policy=self._policy))
+        except aiosmtplib.SMTPDataError as error:
+            if 400 <= error.code < 600:
+                raise _refused(error) from error
+            # No server should, and the library does not tell whether it had asked for the message before.
+            raise MailUncertain(f"it answers {error.code}") from error
+        except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
+            raise MailUncertain(_reason(error)) from error
+
+
+def _refused(error: aiosmtplib.SMTPResponseException) -> MailRefused:
+    words = _one_line(str(error.message))
+    return MailRefused(f"{error.code} {words}", f"It says: ‘{error.code} {words}’.")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "it does not answer in time"
+    return _one_line(str(error)) or type(error).__name__
+
+
+def _one_line(text: str) -> str:
+    """A stranger's text without what would garble a page or a log: control characters, undecoded bytes."""
+    printable = "".join(character if character.isprintable() else " " for character in text[: 4 * MAX_WORDS])
+    return " ".join(printable.split())[:MAX_WORDS]
