@@ -33,6 +33,15 @@
     setTimeout(() => form.requestSubmit());
   }
 
+  // What is typed while the fields around it are fetched anew is not to be lost with the old ones.
+  let typed;
+  addEventListener("input", (event) => { if (event.target.id === "device") typed = event.target.value; });
+  document.addEventListener("htmx:beforeRequest", () => { typed = undefined; });
+  document.addEventListener("htmx:afterSwap", () => {
+    const device = document.getElementById("device");
+    if (device && typed !== undefined) device.value = typed;
+  });
+
   addEventListener("load", begin);
   document.addEventListener("htmx:afterSettle", begin);
 

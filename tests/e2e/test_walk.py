@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from playwright.sync_api import Browser, BrowserContext, Download, Playwright, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Download, Playwright, Route, expect, sync_playwright
 
 from tests.e2e.conftest import ADA, ADAS_PASSWORD, Running
 from tests.e2e.smoke import Browser as Client
@@ -173,6 +173,28 @@ def test_a_mistake_is_told_at_the_field_and_nothing_typed_is_lost(visit: Visit) 
     expect(field).to_have_attribute("aria-invalid", "true")
     expect(field).to_have_value("Laptop, <b>mine</b>")
     expect(visit.page.get_by_text("may hold letters, digits").first).to_be_visible()
+
+
+def test_what_is_typed_while_other_fields_are_fetched_is_kept(scripted: Visit) -> None:
+    scripted.sign_in()
+    page = scripted.page
+    held: list[Route] = []
+    page.route("**/new?*", lambda route: held.append(route))
+    page.get_by_label("Android").check()
+    expect(page.get_by_label("Android")).to_be_checked()
+    expect(page.locator(".htmx-request")).not_to_have_count(0)
+    field = page.get_by_label("Name of this device")
+    field.fill("Kept tablet")
+
+    with page.expect_response("**/new?*"):
+        for route in held:
+            route.continue_()
+
+    expect(page.locator(".htmx-request, .htmx-swapping, .htmx-settling")).to_have_count(0)
+    expect(field).to_have_value("Kept tablet")
+    page.unroute("**/new?*")
+    page.get_by_label("Mac").check()
+    expect(field).to_have_value("Kept tablet")
 
 
 def test_a_wrong_password_is_told_and_the_name_is_kept(visit: Visit) -> None:
