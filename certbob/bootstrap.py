@@ -185,7 +185,7 @@ async def _build(
         now = clock.now()
         await grant_store.prune_grants(now - timedelta(days=1))
         await sessions.prune_sessions(now - timedelta(days=1))
-        await sign_ins.prune_sign_ins(now - timedelta(hours=1))
+        await sign_ins.prune_sign_ins(now - timedelta(minutes=15))
         await tries.prune_tries(now)
 
     return Services(
@@ -272,6 +272,11 @@ def _mailer(smtp: SMTP, host: str, public_url: str) -> SMTPMailer:
     """Raises CannotStart."""
     if smtp.security == "none":
         log.warning('[smtp] security is "none": whoever sees the traffic can read and change the mails')
+    for file in (smtp.tls_ca, smtp.tls_certificate, smtp.tls_key):
+        if file is not None and not os.access(file, os.R_OK):
+            raise CannotStart(
+                f"{file}, which [smtp] names, cannot be read.", "Check its path and its rights."
+            )
     try:
         tls = tls_context(smtp.tls_ca, smtp.tls_certificate, smtp.tls_key)
     except OSError as error:

@@ -5,16 +5,19 @@ message that it refuses at the very end leaves the file where a download finds i
 """
 
 import asyncio
+import logging
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlencode
 
-from certbob.errors import MailProblem, MailUncertain, NoMailbox, StorageProblem, TooManyMails
+from certbob.errors import MailRefused, NoMailbox, StorageProblem, TooManyMails
 from certbob.grants import Grants
 from certbob.issuance import REPEAT_WINDOW, FileOptions, Issuance
 from certbob.ledger import HOUR, Ledger
 from certbob.ports import Clock, Delivery, Grant, Letters, Mailer, TryStore
+
+log = logging.getLogger(__name__)
 
 SEND_AGAIN_AFTER = timedelta(minutes=1)
 MAILS_PER_HOUR = 40  # to one person
@@ -73,6 +76,8 @@ class MailDelivery:
         nothing was sent.
         """
         grant = await self._grants.inspect(untrusted_token)
+        if self._issuance.take_of(grant, holder) is None:
+            self._grants.check_live(grant, holder)  # nobody's quota pays for a dead link
         key = (grant.id_hash, holder)
         task = self._sendings.get(key)
         if task is None or (task.done() and self._clock.now() >= task.result().again_at):
@@ -80,7 +85,11 @@ class MailDelivery:
             task = asyncio.create_task(self._send_file(grant, untrusted_token, holder, options, request_id))
             self._sendings[key] = task
             task.add_done_callback(lambda done: self._settle(key, done))
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_report)
+            raise
 
     async def send_link(self, token: str) -> Sent:
         """Mail the grant's link to its owner. Raises the MailProblems, StorageProblem."""
@@ -119,12 +128,16 @@ class MailDelivery:
             issued = await self._issuance.issue(
                 untrusted_token, holder=holder, options=options, request_id=request_id
             )
+            await self._note(issued.entry, None)  # true whatever happens from here to the server's answer
             try:
-                await envelope.send(self._letters.with_file(grant, issued))
-            except MailProblem as problem:
-                self._issuance.expect_collection(issued.entry)
-                await self._note(issued.entry, None if isinstance(problem, MailUncertain) else False)
+                letter = self._letters.with_file(grant, issued)
+                await envelope.send(letter)
+            except BaseException as problem:
+                self._issuance.expect_collection(grant, holder)
+                if isinstance(problem, MailRefused):
+                    await self._note(issued.entry, False)
                 raise
+        log.info("%s mailed: %s", request_id, letter["Message-ID"])
         await self._note(issued.entry, True)
         return Sent(recipient, self._clock.now())
 
@@ -147,3 +160,9 @@ class MailDelivery:
         if tries.count > MAILS_PER_HOUR:
             raise TooManyMails(tries.until)
         return grant.identity.email
+
+
+def _report(task: asyncio.Task[Sent]) -> None:
+    """Of a mail whose browser has gone: otherwise nobody would hear of it."""
+    if not task.cancelled() and (error := task.exception()):
+        log.warning("a mail was not sent, and its browser had gone: %r", error)

@@ -261,7 +261,7 @@ class GrantInvalid(GrantProblem):
 class GrantExpired(GrantProblem):
     code = "grant_expired"
     title = "This link has expired"
-    text = "Links work for a few minutes only."
+    text = "Links work for a short time only."
     mend = "Start again to get a fresh one."
 
 
@@ -320,7 +320,7 @@ class NoMailbox(MailProblem):
 
 class MailUnavailable(MailProblem):
     code = "mail_unavailable"
-    title = "The mail server does not answer"
+    title = "The mail server cannot be used right now"
     text = "Nothing was sent."
     mend = "Try again in a minute, or download the file instead."
 
@@ -351,8 +351,8 @@ class TooManyMails(MailProblem):
 class MailUncertain(MailProblem):
     code = "mail_uncertain"
     title = "We do not know whether the mail was sent"
-    text = "The mail server took the message but did not say that it will deliver it."
-    mend = "Look into your mailbox. Nothing there after five minutes? Download the file, or send it again."
+    text = "The mail server did not say what became of the message."
+    mend = "Look into your mailbox. Nothing there after a minute? Send it again, or download the file."
 
 
 class CannotStart(Problem):

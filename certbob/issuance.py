@@ -178,9 +178,11 @@ class Issuance:
             take.downloads += 1
         return await self._collect(grant, untrusted_token, task, options)
 
-    def expect_collection(self, entry: int) -> None:
-        """The file did not get to the person; whoever fetches it later has it after all."""
-        self._uncollected.add(entry)
+    def expect_collection(self, grant: Grant, holder: str | None) -> None:
+        """The file did not get to the person; a browser that fetches it later has it after all."""
+        take = self.take_of(grant, holder)
+        if take is not None and take.is_ready:
+            self._uncollected.add(take.task.result().entry)
 
     def last_take(self, holder: str | None) -> Take | None:
         """The last grant this browser redeems or has redeemed, while its file can be had again."""

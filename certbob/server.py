@@ -98,7 +98,7 @@ async def _running(app: web.Application, settings: Settings) -> AsyncIterator[No
     services = await build_services(settings, tell_first_account=_tell_first_account)
     web.attach(app, services)
     if services.single_sign_on is not None:
-        services.single_sign_on.trouble()  # begins to look, so that the first page knows
+        services.single_sign_on.is_away()  # begins to look, so that the first page knows
     background = asyncio.create_task(jobs.run(services))
     try:
         yield

@@ -55,7 +55,11 @@ class SingleSignOn(Protocol):
         ...
 
     def trouble(self) -> str | None:
-        """None while the provider answers, else the reason in words for the operator. Does not wait."""
+        """None while the provider serves, else the reason in words for the operator. Does not wait."""
+        ...
+
+    def is_away(self) -> bool:
+        """Whether the provider did not answer when it was looked at last. Does not wait."""
         ...
 
 

@@ -55,5 +55,10 @@ def masked(address: str) -> str:
     return f"{local[:1]}…@{domain}"
 
 
+def visible(text: str) -> str:
+    """A stranger's text, with a mark in the place of each character that nobody sees."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
 # For templates.
-FILTERS = {each.__name__: each for each in (day, at_time, day_and_time, duration, masked)}
+FILTERS = {each.__name__: each for each in (day, at_time, day_and_time, duration, masked, visible)}

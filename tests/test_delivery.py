@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,14 @@ from certbob.delivery import MAILS_PER_HOUR
 from certbob.errors import (
     CARefused,
     CAUncertain,
+    GrantExpired,
     GrantUsed,
     MailProblem,
     MailRefused,
     NoMailbox,
     TooManyMails,
 )
+from certbob.mail.smtp import SMTPEnvelope
 from certbob.ports import Delivery
 from tests.support.core import DATABASE, person, raising
 from tests.support.mail_server import (
@@ -116,6 +119,47 @@ async def test_a_file_that_was_fetched_after_its_mail_failed_counts_as_delivered
         await post.core.issue(token, HOLDER)
 
         assert post.ledger() == [("issued", "download", 1)]
+
+
+async def test_what_nobody_foresaw_leaves_the_ledger_in_doubt(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any) -> None:
+        assert post.ledger() == [("issued", "mail", None)]  # as a crash here would leave it
+        raise RuntimeError("nobody foresaw this")
+
+    monkeypatch.setattr(SMTPEnvelope, "send", broken)
+    token = await post.mint()
+    with pytest.raises(RuntimeError):
+        await post.send(token)
+
+    assert post.ledger() == [("issued", "mail", None)]
+    await post.core.issue(token, HOLDER)
+    assert post.ledger() == [("issued", "download", 1)]
+
+
+async def test_mail_gets_to_addresses_outside_ascii(data_dir: Path) -> None:
+    async with mail_server(utf8=True) as server, open_post(data_dir, server) as post:
+        sent = await post.send(await post.mint(person("Zoë", email="zoë@example.org")))
+
+        assert sent.recipient == "zoë@example.org"
+        assert post.ledger() == [("issued", "mail", 1)]
+        [letter] = post.server.letters
+        assert letter.recipients == ("zoë@example.org",)
+
+
+async def test_nobody_asks_a_mail_server_for_a_dead_link(post: Post) -> None:
+    expired, used = await post.mint(), await post.mint()
+    await post.core.issue(used)
+    post.core.clock.advance(301 * SECOND)
+
+    with pytest.raises(GrantExpired):
+        await post.send(expired)
+    with pytest.raises(GrantUsed):
+        await post.send(used)
+
+    assert post.server.commands == []
+    assert post.core.rows("SELECT * FROM tries WHERE bucket LIKE 'mail:%'") == []
 
 
 async def test_an_older_device_gets_the_older_file(post: Post) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import httpx2
+
 from certbob.auth.id_token import ALGORITHMS
 
 _PRINTABLE = re.compile("[!-~]+", re.ASCII)
@@ -77,7 +79,8 @@ def _address(document: Mapping[str, Any], name: str, issuer: str) -> str:
     try:
         url = urlsplit(address if isinstance(address, str) and _PRINTABLE.fullmatch(address) else "")
         is_fit = bool(url.hostname) and url.port != 0 and url.scheme in ("https", urlsplit(issuer).scheme)
-    except ValueError:
+        httpx2.URL(url.geturl())  # what the client cannot read is told now, not in the middle of a sign-in
+    except (ValueError, httpx2.InvalidURL):
         is_fit = False
     if not is_fit:
         raise ValueError(f"its metadata has no {name} that begins with https")

@@ -104,6 +104,9 @@ class OIDCSignIn:
     def trouble(self) -> str | None:
         return self._provider.trouble()
 
+    def is_away(self) -> bool:
+        return self._provider.is_away()
+
     def still_knows(self, identity: Identity) -> bool:
         """False once another provider is configured, or the person's groups are no longer enough."""
         try:

@@ -115,10 +115,14 @@ class OpenIDProvider:
         return self._metadata
 
     def trouble(self) -> str | None:
-        """What the last look found wrong. Does not wait; a new look is begun when it is time for one."""
+        """What is wrong, for the operator. Does not wait."""
+        return self._refusal if not self.is_away() else self._trouble
+
+    def is_away(self) -> bool:
+        """As the last look found it. Does not wait; a new look is begun when it is time for one."""
         if self._is_due():
             self._look.start()
-        return self._trouble or self._refusal
+        return self._trouble is not None
 
     async def authorization_url(self, *, redirect_uri: str, state: str, nonce: str, verifier: str) -> str:
         """Where a person signs in (OpenID Connect Core 3.1.2.1, RFC 7636). Raises ProviderProblem."""
@@ -222,7 +226,7 @@ class OpenIDProvider:
             is_about_us = error.error in ("invalid_client", "unauthorized_client")
             kind = Misconfigured if is_about_us else ProviderProblem
             raise kind(f"its token endpoint says {error.error!r:.100}: {error.description!r:.300}") from error
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise ProviderProblem(f"its token endpoint's answer cannot be used: {error}") from error
         if str(answer.get("token_type")).lower() != "bearer":
             raise ProviderProblem("its token endpoint gave no Bearer token")

@@ -61,9 +61,12 @@ class Letters:
     def _letter(self, kind: str, grant: Grant, **facts: Any) -> EmailMessage:
         facts |= {"name": grant.identity.name, "device": grant.device}
         letter = EmailMessage(policy=SMTPUTF8)
-        letter["Subject"] = self._render(f"{kind}-subject.txt", facts)[:MAX_SUBJECT]
+        subject = self._render(f"{kind}-subject.txt", facts)
+        letter["Subject"] = subject if len(subject) <= MAX_SUBJECT else f"{subject[: MAX_SUBJECT - 1]}…"
         letter["From"] = self._sender
-        letter["To"] = Address(grant.identity.name, addr_spec=grant.identity.email or "")
+        # In parts: read from a whole, an address outside ASCII is refused.
+        local, _, domain = (grant.identity.email or "").rpartition("@")
+        letter["To"] = Address(grant.identity.name, username=local, domain=domain)
         if self._contact and not self._contact.startswith("https://"):
             letter["Reply-To"] = Address(addr_spec=self._contact)
         letter["Date"] = format_datetime(self._clock.now().astimezone())

@@ -5,6 +5,7 @@ and recipient. So a certificate is made only for somebody whom the server takes 
 """
 
 import asyncio
+import ipaddress
 import logging
 import ssl
 from collections.abc import AsyncIterator
@@ -41,12 +42,13 @@ def tls_context(authority: Path | None, certificate: Path | None, key: Path | No
     else:
         context = ssl.create_default_context(cafile=authority)
     if certificate is not None:
-        context.load_cert_chain(certificate, key)
+        # An encrypted key fails like a wrong one: nobody is there to be asked for its password.
+        context.load_cert_chain(certificate, key, password=lambda: "")
     return context
 
 
 class SMTPMailer:
-    """Implements `ports.Mailer`. `name`: what CertBob calls itself to the server (EHLO)."""
+    """Implements `ports.Mailer`. `name`: host name or IP address that CertBob says it is (EHLO)."""
 
     def __init__(
         self,
@@ -66,7 +68,7 @@ class SMTPMailer:
         self._username = username
         self._password = password
         self._sender = sender
-        self._name = name
+        self._name = _address_literal(name)
         self._tls = tls
 
     @asynccontextmanager
@@ -139,6 +141,15 @@ class SMTPEnvelope:
             raise MailUncertain(_reason(error)) from error
 
 
+def _address_literal(name: str) -> str:
+    """RFC 5321 4.1.3: in place of a name an address stands in brackets."""
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return name
+    return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"
+
+
 def _refused(error: aiosmtplib.SMTPResponseException) -> MailRefused:
     words = _one_line(str(error.message))
     return MailRefused(f"{error.code} {words}", f"It says: ‘{error.code} {words}’.")
@@ -147,6 +158,8 @@ def _refused(error: aiosmtplib.SMTPResponseException) -> MailRefused:
 def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "it does not answer in time"
+    if isinstance(error, aiosmtplib.SMTPResponseException):
+        return _one_line(f"{error.code} {error.message}")
     return _one_line(str(error)) or type(error).__name__
 
 

@@ -22,7 +22,14 @@ from certbob.web.errors import log_problem, retry_after, show, status_of
 from certbob.web.forms import read_form
 from certbob.web.login import ask_to_sign_in
 from certbob.web.pages import page
-from certbob.web.security import grant_holder, holder, remember_holder, remember_link, remembered_link
+from certbob.web.security import (
+    forget_link,
+    grant_holder,
+    holder,
+    remember_holder,
+    remember_link,
+    remembered_link,
+)
 
 blueprint = Blueprint("issue", __name__)
 
@@ -90,7 +97,10 @@ async def redeem() -> Response:
     except Problem as problem:
         log_problem(problem)
         return await show(problem, token=token, passphrase=_still_shown(problem, token))
-    return _file(issued)
+    response = _file(issued)
+    if grant.delivery is Delivery.LINK:
+        forget_link(response)
+    return response
 
 
 async def take_page(token: str) -> Response:
@@ -123,7 +133,7 @@ async def _page_of_last_take() -> Response:
     """
     take = services().issuance.last_take(holder())
     if take is not None:
-        return await _render_take(take.grant, take.token)
+        return await take_page(take.token)
     link = remembered_link()
     if link is None:
         raise TakeOver
@@ -131,15 +141,14 @@ async def _page_of_last_take() -> Response:
 
 
 async def _send(token: str, options: FileOptions) -> Response:
+    """Only for a browser that has seen the page: it can get the file otherwise when the mail fails."""
     mail = services().mail
-    if mail is None or mail.way is not Delivery.MAIL:
-        raise BadRequest("files are not mailed here")
-    sent = await mail.send_file(token, holder=holder(), options=options, request_id=reference())
+    if mail is None or mail.way is not Delivery.MAIL or holder() is None:
+        raise BadRequest("files are not mailed here, or the page was not opened before")
+    await mail.send_file(token, holder=holder(), options=options, request_id=reference())
     if is_htmx():
-        return await _page_of_last_take()
-    if names_html():
-        return Response(status=303, headers={"Location": "/issue"})
-    return Response(f"Sent to {sent.recipient}\n", content_type="text/plain; charset=utf-8")
+        return await take_page(token)
+    return Response(status=303, headers={"Location": f"/issue?token={token}"})
 
 
 async def _render_take(grant: Grant, token: str, *, problem: MailProblem | None = None) -> Response:

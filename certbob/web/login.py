@@ -37,6 +37,9 @@ START = "/new"
 DESTINATIONS = {"/new": ("platform", "device", "profile", "validity", "older", "delivery"), "/issue": ()}
 
 
+MAX_FIELD_LENGTH = 200  # of an address that is kept while somebody signs in elsewhere
+
+
 def destination(wanted: str) -> str:
     """`wanted` reduced to a page of ours and its known fields, else the start."""
     try:
@@ -47,7 +50,7 @@ def destination(wanted: str) -> str:
     fields = DESTINATIONS.get(url.path)
     if fields is None or url.scheme or url.netloc:
         return START
-    kept = [(name, value) for name, value in sent if name in fields]
+    kept = [(name, value) for name, value in sent if name in fields and len(value) <= MAX_FIELD_LENGTH]
     return url.path + (f"?{urlencode(kept)}" if kept else "")
 
 
@@ -128,7 +131,7 @@ async def login_page(problem: Problem | None, wanted: str, username: str = "") -
         username=username,
         next=destination(wanted),
         single_sign_on=single_sign_on,
-        is_away=problem is None and single_sign_on is not None and single_sign_on.trouble() is not None,
+        is_away=problem is None and single_sign_on is not None and single_sign_on.is_away(),
         local=services().local.exists,
         signed_out="signed_out" in request.args,
     )

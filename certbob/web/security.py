@@ -207,6 +207,10 @@ def remember_link(response: Response, token: str) -> None:
     _set_cookie(response, "certbob-link", token, LINK_LIFETIME)
 
 
+def forget_link(response: Response) -> None:
+    _delete_cookie(response, "certbob-link")
+
+
 def sign_in_browser() -> str | None:
     """The secret of a browser that has begun to sign in elsewhere; only there the sign-in can be finished."""
     return request.cookies.get(cookie_name("certbob-sign-in")) or None

@@ -6,7 +6,7 @@ from quart import Blueprint, Response, request
 
 from certbob.errors import NoSuchPage, ProviderUnavailable, SignInFailed
 from certbob.services import SingleSignOn
-from certbob.web.context import services
+from certbob.web.context import services, session
 from certbob.web.errors import log_problem
 from certbob.web.login import START, destination, login_page, see_other
 from certbob.web.security import (
@@ -53,8 +53,12 @@ async def finish() -> Response:
 @blueprint.get("/login/oidc/logout")
 @public
 async def sign_out() -> Response:
-    """Ends the session at the provider; the one here has its own button, and has ended before."""
-    response = see_other(_single_sign_on().sign_out_url(sign_out_hint()) or "/login")
+    """Ends the session at the provider; the one here has its own button, and has ended before.
+
+    Without the hint the provider asks the person, so a link on another site signs nobody out.
+    """
+    is_ours = session() is None and request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none")
+    response = see_other(_single_sign_on().sign_out_url(sign_out_hint() if is_ours else None) or "/login")
     remember_sign_out_hint(response, None)
     return response
 

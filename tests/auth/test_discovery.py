@@ -91,6 +91,7 @@ USELESS: dict[str, tuple[Change, str]] = {
             "https://id.example.org:99999/jwks",
             "https://id.example.org:x/jwks",
             "https://id example.org/jwks",
+            "https://999.1.1.1/jwks",
             "https://id.example.org/jwks\r\nX-Header: y",
             "javascript:alert(1)",
         )

@@ -124,6 +124,7 @@ TOKEN_ANSWERS: dict[str, dict[str, Any]] = {
     "token type mac": {"token_type": "mac"},
     "a list of token types": {"token_type": ["Bearer"]},
     "an error beside tokens": {"error": "server_error"},
+    "tokens for ever and a day": {"expires_in": float("inf")},
 }
 
 

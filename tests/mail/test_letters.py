@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP as WIRE
 from pathlib import Path
@@ -94,9 +93,9 @@ def body(message: EmailMessage, kind: str) -> str:
     return content
 
 
-def shown_name(message: EmailMessage) -> str:
-    """Whom it is to, blanks left out: the standard library's reader puts one between two encoded words."""
-    name: str = message["To"].addresses[0].display_name
+def name_in(message: EmailMessage, header: str) -> str:
+    """Blanks left out: where a long name was folded the standard library reads or writes one too many."""
+    name: str = message[header].addresses[0].display_name
     return name.replace(" ", "")
 
 
@@ -106,7 +105,7 @@ def assert_one_recipient(message: EmailMessage, address: str) -> None:
     assert [found.addr_spec for found in message["To"].addresses] == [address]
     assert len(message["From"].addresses) == 1
     assert message.defects == []
-    assert all(message[name].defects == () for name in ("Subject", "From", "To", "Date", "Message-ID"))
+    assert all(message[name].defects == () for name in ("Subject", "Reply-To", "Date", "Message-ID"))
     for part in message.walk():
         assert part is message or set(part.keys()) <= PARTS
 
@@ -227,7 +226,7 @@ def test_html_is_small_and_fetches_nothing(write: Write) -> None:
     page = Page(text)
     assert page.one("html").get("lang") == "en"
     assert page.one("meta[@name='color-scheme']").get("content") == "light dark"
-    assert page.title == str(message["Subject"]) or str(message["Subject"]) in page.title
+    assert page.title.startswith(str(message["Subject"]).rstrip("…"))
     for element in page.root.iter():
         assert element.tag not in ("img", "script", "link", "iframe", "object", "video", "form", "base")
         assert not {"src", "srcset", "background", "style", "data"} & element.attrib.keys()
@@ -250,7 +249,7 @@ def test_names_of_all_the_world_arrive_over_seven_bits(write: Write, name: str) 
     assert max(map(len, letter.content.split(b"\r\n"))) <= 998
     assert b"8bit" not in letter.content
     assert_one_recipient(letter.message, ADA)
-    assert shown_name(letter.message) == fit_name(name).replace(" ", "")
+    assert name_in(letter.message, "To") == fit_name(name).replace(" ", "")
     assert f"Hello {fit_name(name)}," in body(letter.message, "plain")
     assert f"Hello {fit_name(name)}," in body(letter.message, "html")
 
@@ -368,7 +367,8 @@ async def test_hostile_words_are_refused_at_the_door_or_make_no_header(
         assert letter.recipients == (known["email"],)
         assert letter.sender == known["sender"].addr_spec
         assert_one_recipient(letter.message, known["email"])
-        assert letter.message["From"].addresses == (known["sender"],)
+        assert letter.message["From"].addresses[0].addr_spec == known["sender"].addr_spec
+        assert name_in(letter.message, "From") == known["sender"].display_name.replace(" ", "")
 
 
 # Without the question mark: encoded words have tests of their own.
@@ -406,11 +406,14 @@ def test_whatever_the_doors_let_in_makes_one_recipient_and_no_header(
         letter = arrived(write(letters(), who))
         assert letter.content.isascii()
         assert_one_recipient(letter.message, who.identity.email or "")
-        assert shown_name(letter.message) == who.identity.name.replace(" ", "")
+        assert name_in(letter.message, "To") == who.identity.name.replace(" ", "")
 
 
 @settings(deadline=None, max_examples=100)
-@given(name=st.text(ALPHABET, max_size=80), organization=st.text(ALPHABET, max_size=70))
+@given(
+    name=st.text(ALPHABET, max_size=80) | st.text('aZëö ,.@"&', min_size=30, max_size=60),
+    organization=st.text(ALPHABET, max_size=70),
+)
 def test_no_name_of_the_service_makes_an_address_or_a_header(name: str, organization: str) -> None:
     sender, label = SENDER, ORGANIZATION
     with suppress(ValueError):
@@ -421,4 +424,5 @@ def test_no_name_of_the_service_makes_an_address_or_a_header(name: str, organiza
     message = arrived(letters(sender=sender, organization=label).with_file(GRANT, ISSUED)).message
 
     assert_one_recipient(message, ADA)
-    assert message["From"].addresses == (Address(sender.display_name, addr_spec=sender.addr_spec),)
+    assert message["From"].addresses[0].addr_spec == sender.addr_spec
+    assert name_in(message, "From") == sender.display_name.replace(" ", "")

@@ -22,15 +22,18 @@ OIDC_PROVIDER = CACHE / "oidc-provider"  # its packages; the program is node
 class Peer:
     """`names`: what the program may be called, the usual name first. `version`: the argument to ask with.
 
-    `file`: one that must be there, too.
+    `file`: one that must be there, too. `root`: whether nobody else can run it.
     """
 
     names: tuple[str, ...]
     hint: str
     version: str | None = "--version"
     file: Path | None = None
+    root: bool = False
 
     def find(self) -> Path | None:
+        if self.root and os.geteuid() != 0:
+            return None
         if self.file is not None and not self.file.exists():
             return None
         path = os.pathsep.join((str(CACHE / "bin"), os.environ.get("PATH", os.defpath), SYSTEM_FOLDERS))
@@ -69,6 +72,8 @@ PEERS = {
     ),
     "openssl": Peer(("openssl",), "apt install openssl", "version"),
     "pk12util": Peer(("pk12util",), "apt install libnss3-tools", None),
+    "postfix": Peer(("postfix",), "apt install postfix, and run the tests as root", None, root=True),
+    "saslpasswd2": Peer(("saslpasswd2",), "apt install sasl2-bin libsasl2-modules", None),
     "setpriv": Peer(("setpriv",), "apt install util-linux"),
     "step-ca": Peer(("step-ca",), "tests/peers/install builds it with Go 1.25 or newer", "version"),
 }

@@ -101,8 +101,9 @@ async def test_without_an_address_there_is_nothing_to_choose(site: Site, mailer:
         answer = await bert.submit(form, device="Phone", delivery=delivery)
         assert answer.status == 422
         assert answer.page.text("h1") == "Get a certificate"
-    answer = await bert.post("/issue", {"token": await site.mint(BERT), "delivery": "mail"})
-    assert answer.status == 422
+    token = await site.mint(BERT)
+    await bert.get(f"/issue?token={token}")
+    assert (await bert.post("/issue", {"token": token, "delivery": "mail"})).status == 422
     assert mailer.letters == []
     assert site.ledger() == []
 
@@ -138,8 +139,8 @@ async def test_the_file_is_mailed_and_the_passphrase_stays_on_the_page(
 
     answer = await send(ada, page)
 
-    assert (answer.status, answer.headers["Location"]) == (303, "/issue")
-    sent = (await ada.get("/issue")).page
+    assert answer.status == 303
+    sent = (await ada.get(answer.headers["Location"])).page
     assert f"Sent to {MASKED} at " in sent.text()
     assert "The passphrase is not in the mail" in sent.text()
     assert sent.passphrase == page.passphrase
@@ -162,12 +163,15 @@ async def test_htmx_gets_the_news_in_the_place_of_the_form(site: Site) -> None:
     assert answer.page.passphrase == page.passphrase
 
 
-async def test_a_program_is_told_in_plain_words(site: Site, mailer: FakeMailer) -> None:
-    answer = await site.program().post("/issue", {"token": await site.mint(), "delivery": "mail"})
+async def test_whoever_has_not_seen_the_page_has_nothing_mailed(site: Site, mailer: FakeMailer) -> None:
+    token = await site.mint()
 
-    assert (answer.status, answer.text) == (200, "Sent to ada@example.org\n")
+    answer = await site.program().post("/issue", {"token": token, "delivery": "mail"})
+
+    assert answer.status == 400
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
-    assert len(mailer.letters) == 1
+    assert mailer.letters == []
+    assert (await site.program().get(f"/issue?token={token}")).status == 200
 
 
 async def test_no_form_says_where_the_mail_goes(site: Site, mailer: FakeMailer) -> None:
@@ -239,10 +243,27 @@ async def test_another_browser_cannot_have_it_sent(site: Site, mailer: FakeMaile
     ada, page = await take_page(site)
     await send(ada, page)
 
-    answer = await send(await site.signed_in(), page)
+    other = await site.signed_in()
+    await other.get(f"/issue?token={await site.mint()}")
+
+    answer = await send(other, page)
 
     assert answer.status == 409
     assert len(mailer.letters) == 1
+
+
+async def test_each_mail_is_answered_with_its_own_page(site: Site) -> None:
+    ada, laptop = await take_page(site, device="Work laptop")
+    form = (await ada.get("/new")).page.form("/new")
+    answer = await ada.submit(form, device="Phone", delivery="download")
+    phone = (await ada.follow(answer.headers["Location"])).page
+    await ada.submit(phone.forms("/issue")[0])
+
+    with_script = await send(ada.as_htmx(), laptop)
+    without = await send(ada, laptop)
+
+    assert with_script.page.passphrase == laptop.passphrase != phone.passphrase
+    assert (await ada.get(without.headers["Location"])).page.passphrase == laptop.passphrase
 
 
 async def test_what_was_mailed_can_be_downloaded_too(site: Site, mailer: FakeMailer) -> None:
@@ -378,7 +399,10 @@ async def test_a_program_is_told_of_a_problem_in_plain_words(
 ) -> None:
     mailer.refusal = problem
 
-    answer = await site.program().post("/issue", {"token": await site.mint(), "delivery": "mail"})
+    program, token = site.program(), await site.mint()
+    await program.get(f"/issue?token={token}", {"Accept": "text/html"})
+
+    answer = await program.post("/issue", {"token": token, "delivery": "mail"})
 
     assert answer.status == status
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
@@ -438,8 +462,7 @@ async def exhausted(
     many = Limits(certificates_per_hour=1000)
     async with open_site(data_dir, clock, smtp=SETTINGS, mailer=mailer, limits=many) as site:
         for _ in range(MAILS_PER_HOUR):
-            answer = await site.program().post("/issue", {"token": await site.mint(), "delivery": "mail"})
-            assert answer.status == 200
+            assert (await send(*await take_page(site))).status == 303
         yield await take_page(site)
 
 

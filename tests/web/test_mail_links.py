@@ -42,6 +42,19 @@ async def mailed_link(site: Site, mailer: FakeMailer) -> str:
     return str(link)
 
 
+async def test_what_one_took_is_shown_to_nobody_else_in_that_browser(site: Site, mailer: FakeMailer) -> None:
+    link = await mailed_link(site, mailer)
+    browser = await site.signed_in()
+    page = (await browser.get(link)).page
+    assert (await browser.submit(page.forms("/issue")[0])).status == 200
+    assert (await browser.get("/issue")).page.passphrase == page.passphrase
+    kept = browser.cookies["certbob-take"]
+
+    for other in (site.browser(), await site.signed_in(BERT)):
+        other.cookies["certbob-take"] = kept
+        assert_tells_nothing(await other.get("/issue"), site, link)
+
+
 def token_of(link: str) -> str:
     return link.partition("token=")[2]
 

@@ -50,6 +50,20 @@ async def test_signing_out_ends_the_session_here_and_offers_to_end_it_there(on: 
     assert (await browser.get("/new")).status == 303
 
 
+@pytest.mark.parametrize("is_over", [True, False], ids=["signed out here", "still signed in here"])
+async def test_a_link_on_another_site_signs_nobody_out(on: SingleSignOn, is_over: bool) -> None:
+    """Without a hint the provider asks the person first."""
+    browser = await on.signed_in()
+    site = "cross-site" if is_over else "same-origin"
+    if is_over:
+        await sign_out(browser)
+
+    answer = await browser.get("/login/oidc/logout", {"Sec-Fetch-Site": site})
+
+    assert answer.headers["Location"].startswith(END_SESSION)
+    assert "id_token_hint" not in answer.headers["Location"]
+
+
 async def test_the_hint_leaves_the_browser_with_the_sign_out(on: SingleSignOn) -> None:
     browser = await on.signed_in()
     await end_there(browser)
