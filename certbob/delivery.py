@@ -91,13 +91,12 @@ class MailDelivery:
             task.add_done_callback(_report)
             raise
 
-    async def send_link(self, token: str) -> Sent:
-        """Mail the grant's link to its owner. Raises the MailProblems, StorageProblem."""
+    async def send_link(self, token: str) -> None:
+        """Mail the grant's link to its owner, each time. Raises the MailProblems, StorageProblem."""
         grant = await self._grants.inspect(token)
         link = f"{self._site}/issue?{urlencode({'token': token})}"
         async with self._mailer.envelope(await self._recipient(grant)) as envelope:
             await envelope.send(self._letters.with_link(grant, link))
-        return Sent(grant.identity.email or "", self._clock.now())
 
     def sent(self, grant: Grant, holder: str | None) -> Sent | None:
         """The mail that this browser has had sent, while its file is at hand."""

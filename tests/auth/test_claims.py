@@ -1,7 +1,6 @@
 """What a provider says about people: who they are, what stands in their certificate, and what they may."""
 
 import logging
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,6 @@ OVERAGE = {
     "_claim_names": {"groups": "src1"},
     "_claim_sources": {"src1": {"endpoint": f"{ISSUER}/listener"}},
 }
-
-
-@pytest.fixture
-def data_dir(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def clock() -> StillClock:
-    return StillClock()
-
-
-@pytest.fixture
-async def on(data_dir: Path, clock: StillClock) -> AsyncIterator[SingleSignOn]:
-    async with open_single_sign_on(data_dir, clock) as opened:
-        yield opened
 
 
 async def ask_for_certificate(on: SingleSignOn, browser: Client, **fields: str) -> Answer:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,17 +20,6 @@ ADDRESSES = (
     "userinfo_endpoint",
     "end_session_endpoint",
 )
-
-
-@pytest.fixture
-def clock() -> StillClock:
-    return StillClock()
-
-
-@pytest.fixture
-async def on(tmp_path: Path, clock: StillClock) -> AsyncIterator[SingleSignOn]:
-    async with open_single_sign_on(tmp_path / "data", clock) as opened:
-        yield opened
 
 
 def saying(**changes: object) -> Change:

@@ -6,8 +6,7 @@ The rows are those of the OpenID conformance suite for clients, of published att
 import base64
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,18 +27,12 @@ from tests.support.hostile_provider import (
     key,
     unsigned,
 )
-from tests.support.single_sign_on import SingleSignOn, open_single_sign_on
+from tests.support.single_sign_on import SingleSignOn
 from tests.support.web import StillClock
 
 Change = Callable[[HostileProvider], object]
 
 LISTENER = f"{ISSUER}/listener"
-
-
-@pytest.fixture
-async def on(tmp_path: Path) -> AsyncIterator[SingleSignOn]:
-    async with open_single_sign_on(tmp_path / "data", StillClock()) as opened:
-        yield opened
 
 
 def unchanged(_: HostileProvider) -> None:

@@ -54,6 +54,11 @@ class Watched(LocalAccounts):
 
 
 @pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
     opened = await Database.open(tmp_path / "certbob.sqlite3")
     yield opened

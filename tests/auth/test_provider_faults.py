@@ -3,7 +3,6 @@
 import gzip
 import json
 import logging
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -24,22 +23,6 @@ from tests.support.web import ADA, StillClock
 
 MB = 1024 * 1024
 ENDPOINTS = ("token", "jwks", "userinfo")
-
-
-@pytest.fixture
-def clock() -> StillClock:
-    return StillClock()
-
-
-@pytest.fixture
-async def on(tmp_path: Path, clock: StillClock) -> AsyncIterator[SingleSignOn]:
-    async with open_single_sign_on(tmp_path / "data", clock) as opened:
-        yield opened
-
-
-@pytest.fixture(autouse=True)
-def _log(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
 
 
 def to_listener(status: int) -> Reply:

@@ -1,32 +1,13 @@
 """The provider's keys: fetched once, kept for ten minutes, and fetched anew no more than once a minute."""
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from tests.support.hostile_provider import HostileProvider, Key, Reply, key
-from tests.support.single_sign_on import SingleSignOn, open_single_sign_on
+from tests.support.single_sign_on import SingleSignOn
 from tests.support.web import StillClock
-
-
-@pytest.fixture
-def clock() -> StillClock:
-    return StillClock()
-
-
-@pytest.fixture
-async def on(tmp_path: Path, clock: StillClock) -> AsyncIterator[SingleSignOn]:
-    async with open_single_sign_on(tmp_path / "data", clock) as opened:
-        yield opened
-
-
-@pytest.fixture(autouse=True)
-def _log(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
 
 
 def rotate(provider: HostileProvider, new: Key, *, publish: bool = True) -> None:

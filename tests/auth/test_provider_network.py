@@ -25,11 +25,6 @@ FOR_EVER = {"silent": Reply(silent=True), "dripping": Reply(dripping=True)}
 GIVE_UP = 30  # seconds until a test is red; the product's patience is a fraction of one here
 
 
-@pytest.fixture
-def clock() -> StillClock:
-    return StillClock()
-
-
 @pytest.fixture(autouse=True)
 def _short_patience(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(certbob.auth.provider, "ANSWER_SECONDS", 0.4)

@@ -1,5 +1,6 @@
 """CertBob as people run it, once with each authority, and the services that its certificates open."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -7,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from certbob.auth.local import hash_password
 from tests.e2e.smoke import Program
+from tests.support.peers import path_of
 from tests.support.stepca import PASSWORD, SHIPPED, StepCAServer
 
 CHECKOUT = Path(__file__).parents[2]
@@ -21,6 +24,16 @@ password_hash = "{hash_password(ADAS_PASSWORD)}"
 name = "Ada Lovelace"
 email = "ada@example.org"
 '''
+
+
+CHROMIUM_OPTIONS = [
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +53,16 @@ class Running:
             timeout=60,
             check=False,
         )
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """For modules without coroutines: playwright keeps an event loop of its own running."""
+    options = CHROMIUM_OPTIONS + (["--no-sandbox"] if os.geteuid() == 0 else [])
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path_of("chromium"), args=options)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(

@@ -1,7 +1,6 @@
 """Certificates by mail in Chromium, through a real Postfix, up to a service that accepts them."""
 
 import json
-import os
 import re
 import sqlite3
 import subprocess
@@ -13,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect
 
 from certbob.auth.local import hash_password
 from tests.e2e.conftest import ADA, ADAS_PASSWORD, CHECKOUT, USERS, Running
 from tests.e2e.smoke import Browser as Client
 from tests.e2e.smoke import Program
 from tests.e2e.test_secrets import Hunted
-from tests.e2e.test_walk import CHROMIUM_OPTIONS, Visit
+from tests.e2e.test_walk import Visit
 from tests.support.nginx import nginx
 from tests.support.peers import path_of
 from tests.support.postfix import PASSWORD, SENDER, Postfix, running_postfix
@@ -78,15 +77,6 @@ def certbob(tmp_path_factory: pytest.TempPathFactory, postfix: Postfix) -> Itera
 def with_links(tmp_path_factory: pytest.TempPathFactory, postfix: Postfix) -> Iterator[Running]:
     with installation(tmp_path_factory.mktemp("mail-links"), postfix, attach=False) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    options = CHROMIUM_OPTIONS + (["--no-sandbox"] if os.geteuid() == 0 else [])
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path_of("chromium"), args=options)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(params=[True, False], ids=["with JavaScript", "without JavaScript"])

@@ -1,17 +1,15 @@
 """Single sign-on in Chromium, through a real, certified provider on another site; also without JavaScript."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect
 
 from tests.e2e.test_openid_provider import Installation, assert_is_about, certificate_in, installation
-from tests.e2e.test_walk import CHROMIUM_OPTIONS, Visit
+from tests.e2e.test_walk import Visit
 from tests.support.openid_provider import ADA, LABEL
-from tests.support.peers import path_of
 
 pytestmark = pytest.mark.needs("chromium", "oidc-provider")
 
@@ -20,15 +18,6 @@ pytestmark = pytest.mark.needs("chromium", "oidc-provider")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     with installation(tmp_path_factory.mktemp("single-sign-on")) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    options = CHROMIUM_OPTIONS + (["--no-sandbox"] if os.geteuid() == 0 else [])
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path_of("chromium"), args=options)
-        yield browser
-        browser.close()
 
 
 class Walk(Visit):

@@ -1,47 +1,23 @@
 """The whole walk in a real browser: sign in, choose, take the file away; with JavaScript and without."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cryptography import x509
-from playwright.sync_api import Browser, BrowserContext, Download, Playwright, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Download, Route, expect
 
 from tests.e2e.conftest import ADA, ADAS_PASSWORD, Running
 from tests.e2e.smoke import Browser as Client
 from tests.e2e.smoke import assert_is_client_certificate
-from tests.support.peers import path_of
 
 pytestmark = pytest.mark.needs("chromium")
 
-CHROMIUM_OPTIONS = [
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 OLD_IPHONE = (
     "Mozilla/5.0 (iPhone; CPU iPhone OS 16_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) "
     "Version/16.6 Mobile/15E148 Safari/604.1"
 )
-
-
-@pytest.fixture(scope="module")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def chromium(playwright: Playwright) -> Iterator[Browser]:
-    options = CHROMIUM_OPTIONS + (["--no-sandbox"] if os.geteuid() == 0 else [])
-    browser = playwright.chromium.launch(executable_path=path_of("chromium"), args=options)
-    yield browser
-    browser.close()
 
 
 class Visit:
