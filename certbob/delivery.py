@@ -123,18 +123,22 @@ class MailDelivery:
         self, grant: Grant, untrusted_token: str, holder: str | None, options: FileOptions, request_id: str
     ) -> Sent:
         recipient = await self._recipient(grant)
+        # What somebody has already stays theirs, whatever becomes of another mail.
+        has_it = self._issuance.is_collected(grant, holder)
         async with self._mailer.envelope(recipient) as envelope:
             issued = await self._issuance.issue(
                 untrusted_token, holder=holder, options=options, request_id=request_id
             )
-            await self._note(issued.entry, None)  # true whatever happens from here to the server's answer
+            if not has_it:
+                await self._note(issued.entry, None)  # until the server has spoken, whatever happens here
             try:
                 letter = self._letters.with_file(grant, issued)
                 await envelope.send(letter)
             except BaseException as problem:
-                self._issuance.expect_collection(grant, holder)
-                if isinstance(problem, MailRefused):
-                    await self._note(issued.entry, False)
+                if not has_it:
+                    self._issuance.expect_collection(grant, holder)
+                    if isinstance(problem, MailRefused):
+                        await self._note(issued.entry, False)
                 raise
         log.info("%s mailed: %s", request_id, letter["Message-ID"])
         await self._note(issued.entry, True)

@@ -178,6 +178,11 @@ class Issuance:
             take.downloads += 1
         return await self._collect(grant, untrusted_token, task, options)
 
+    def is_collected(self, grant: Grant, holder: str | None) -> bool:
+        """Whether the file has got to this browser or to the person's mailbox."""
+        take = self.take_of(grant, holder)
+        return take is not None and take.is_ready and take.task.result().entry not in self._uncollected
+
     def expect_collection(self, grant: Grant, holder: str | None) -> None:
         """The file did not get to the person; a browser that fetches it later has it after all."""
         take = self.take_of(grant, holder)

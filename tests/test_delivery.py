@@ -162,6 +162,26 @@ async def test_nobody_asks_a_mail_server_for_a_dead_link(post: Post) -> None:
     assert post.core.rows("SELECT * FROM tries WHERE bucket LIKE 'mail:%'") == []
 
 
+@pytest.mark.parametrize("first", [Delivery.DOWNLOAD, Delivery.MAIL])
+async def test_what_somebody_has_stays_delivered_when_a_later_mail_is_refused(
+    data_dir: Path, first: Delivery
+) -> None:
+    answers: dict[str, Answer] = {}
+    async with hostile_mail_server(answers) as server, open_post(data_dir, server) as post:
+        token = await post.mint()
+        if first is Delivery.MAIL:
+            await post.send(token)
+            post.core.clock.advance(60 * SECOND)
+        else:
+            await post.core.issue(token, HOLDER)
+
+        answers["."] = b"554 5.7.1 No attachments"
+        with pytest.raises(MailRefused):
+            await post.send(token)
+
+        assert post.ledger() == [("issued", first, 1)]
+
+
 async def test_an_older_device_gets_the_older_file(post: Post) -> None:
     token = await post.mint()
     await post.send(token, older=True)

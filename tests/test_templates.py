@@ -234,7 +234,11 @@ def _hostile(sample: Sample) -> Sample:
             "device": Device(Platform.LINUX, HOSTILE, older=False),
             **dict.fromkeys(("name", "token", "filename", "profile_label"), HOSTILE),
         },
-        "error.html": {"problem": NotEntitled(HOSTILE), "reference": HOSTILE, "again": {"token": HOSTILE}},
+        "error.html": {
+            "problem": NotEntitled(HOSTILE),
+            "reference": HOSTILE,
+            "again": {"token": HOSTILE, "by_mail": True},
+        },
         "ca.html": {"root_subject": HOSTILE, "intermediates": [HOSTILE]},
     }
     return sample.changed(

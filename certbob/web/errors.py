@@ -79,12 +79,13 @@ async def show(
     *,
     token: str | None = None,
     passphrase: str | None = None,
+    by_mail: bool = False,
     page_stays: bool = False,
 ) -> Response:
     """The problem as the client can read it.
 
-    `token`: of a grant that can be tried again. `page_stays`: htmx is to leave the page as it is, whatever
-    the status.
+    `token`: of a grant that can be tried again, `by_mail` if it was to be mailed. `page_stays`: htmx is to
+    leave the page as it is, whatever the status.
     """
     status = status_of(problem)
     facts = {"problem": problem, "reference": reference()}
@@ -92,7 +93,8 @@ async def show(
         response = await page("_alert.html", status, **facts)
         response.headers.update({"HX-Retarget": "#alert", "HX-Reswap": "innerHTML"} if page_stays else {})
     elif is_htmx() or names_html():
-        again = {"token": token} if token and gives_back(problem) else None
+        can_go_on = token is not None and gives_back(problem)
+        again = {"token": token, "by_mail": by_mail} if can_go_on else None
         response = await page(
             "error.html", status, **facts, status=status, again=again, passphrase=passphrase, start="/"
         )

@@ -96,7 +96,7 @@ async def redeem() -> Response:
         return await _render_take(grant, token, problem=problem)
     except Problem as problem:
         log_problem(problem)
-        return await show(problem, token=token, passphrase=_still_shown(problem, token))
+        return await show(problem, token=token, by_mail=by_mail, passphrase=_still_shown(problem, token))
     response = _file(issued)
     if grant.delivery is Delivery.LINK:
         forget_link(response)

@@ -365,7 +365,8 @@ async def hostile_mail_server(
     """`answers`: those that are not good, by command; also "banner", "TLS" in the place of the handshake,
     "." at the end of a message, "after RCPT" and the like for what comes unasked.
 
-    `tls`: after STARTTLS, or from the first byte on (`implicit`). `pause`: seconds before every answer.
+    Answers may change between connections. `tls`: after STARTTLS, or from the first byte on (`implicit`).
+    `pause`: seconds before every answer.
     """
     received, talks = Received(), set[asyncio.Task[Any]]()
 

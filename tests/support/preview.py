@@ -168,7 +168,7 @@ ERROR = Sample(
         "problem": CAUnavailable(),
         "status": 503,
         "reference": "8F3A-22",
-        "again": {"token": TOKEN},
+        "again": {"token": TOKEN, "by_mail": False},
         "passphrase": None,
         "start": "/",
     },
