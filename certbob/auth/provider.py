@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 MAX_BODY = 1024 * 1024
 CONNECT_SECONDS, ANSWER_SECONDS = 3, 5
-METADATA_AGE = timedelta(seconds=10)
+METADATA_AGE = timedelta(seconds=3)  # within 5 s of its end nobody is sent to a provider that is gone
 KEYS_AGE = timedelta(minutes=10)
 REFETCH_KEYS_EVERY = timedelta(minutes=1)
 COMPLAIN_EVERY = timedelta(minutes=1)

@@ -222,7 +222,7 @@ def go_through_an_outage(provider: OpenIDProviderServer, clock: StillClock) -> N
     with ThreadPoolExecutor(len(inside)) as pool:
         taking = [pool.submit(visitor.take) for visitor in inside]
         provider.stop()
-    clock.advance(seconds=11)  # longer than CertBob relies on the last answer
+    clock.advance(seconds=4)  # longer than CertBob relies on the last answer
 
     for taken, visitor in zip(taking, inside, strict=True):
         assert_is_about(taken.result(), ADA)
