@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from certbob.auth.provider import Vouched
-from certbob.errors import NotAllowed, SignInFailed, UnfitName
+from certbob.errors import SignInFailed, UnfitName
 from certbob.identity import fit_email, fit_name
 
 MAX_GROUPS, MAX_GROUP_LENGTH = 500, 256
@@ -69,15 +69,12 @@ class ClaimRules:
             )
         return tuple(groups)
 
-    def is_admin(self, groups: tuple[str, ...]) -> bool:
-        """Whether an entitled person of these groups is an administrator. Raises NotAllowed."""
-        self.check_allowed(groups)
-        return not set(groups).isdisjoint(self.admin_groups)
+    def allow(self, groups: tuple[str, ...]) -> bool:
+        """Whether somebody of these groups may sign in."""
+        return not self.allowed_groups or not set(groups).isdisjoint(self.allowed_groups)
 
-    def check_allowed(self, groups: tuple[str, ...]) -> None:
-        """Raises NotAllowed."""
-        if self.allowed_groups and set(groups).isdisjoint(self.allowed_groups):
-            raise NotAllowed("in none of the allowed groups", self.allowed_groups)
+    def is_admin(self, groups: tuple[str, ...]) -> bool:
+        return not set(groups).isdisjoint(self.admin_groups)
 
 
 def _told(vouched: Vouched, claim: str) -> Iterator[Any]:

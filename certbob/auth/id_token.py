@@ -4,7 +4,6 @@ The signature is the library's work. The rules for claims stand here: those of A
 pass than a sign-in needs, and say less about what was wrong.
 """
 
-import base64
 import hashlib
 import hmac
 import re
@@ -17,7 +16,7 @@ from joserfc import jws
 from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import Key
 from joserfc.jws import JWSRegistry
-from joserfc.util import urlsafe_b64decode
+from joserfc.util import urlsafe_b64decode, urlsafe_b64encode
 
 from certbob.strict_json import json_object
 
@@ -93,7 +92,7 @@ def _half_hash(access_token: str, algorithm: str) -> str:
     """OpenID Connect Core 3.1.3.6: of the hash that belongs to the signature's algorithm."""
     name = "sha512" if algorithm in ("EdDSA", "Ed25519") else "sha256"
     whole = hashlib.new(name, access_token.encode()).digest()
-    return base64.urlsafe_b64encode(whole[: len(whole) // 2]).decode().rstrip("=")
+    return urlsafe_b64encode(whole[: len(whole) // 2]).decode()
 
 
 def check_claims(

@@ -5,12 +5,13 @@ so only the browser that began it can finish it, once. Nonce and code verifier a
 with a key of the server: they stand in no database, and nobody else can make them.
 """
 
-import base64
 import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+
+from joserfc.util import urlsafe_b64encode
 
 from certbob.auth.claims import ClaimRules
 from certbob.auth.id_token import ClockDiffers, NotAccepted
@@ -109,11 +110,7 @@ class OIDCSignIn:
 
     def still_knows(self, identity: Identity) -> bool:
         """False once another provider is configured, or the person's groups are no longer enough."""
-        try:
-            self._rules.check_allowed(identity.groups)
-        except NotAllowed:
-            return False
-        return self.has(identity.account)
+        return self._rules.allow(identity.groups) and self.has(identity.account)
 
     def has(self, account: str) -> bool:
         """Whether the account is of the provider that is asked now."""
@@ -131,7 +128,8 @@ class OIDCSignIn:
         except (ProviderProblem, NotAccepted) as problem:
             raise self._in_words(problem) from problem
         groups = self._rules.groups_of(vouched)
-        is_admin = self._rules.is_admin(groups)
+        if not self._rules.allow(groups):
+            raise NotAllowed("in none of the allowed groups", self._rules.allowed_groups)
         # An issuer has no blanks, so no other pair of issuer and subject gives the same text.
         account = f"{self._provider.issuer} {vouched.claims['sub']}"
         identity = Identity(
@@ -143,7 +141,7 @@ class OIDCSignIn:
             account=account,
         )
         has_use = self.sign_out_url(None) is not None and len(vouched.id_token) <= MAX_HINT_LENGTH
-        return SignedIn(identity, is_admin, wanted, vouched.id_token if has_use else None)
+        return SignedIn(identity, self._rules.is_admin(groups), wanted, vouched.id_token if has_use else None)
 
     async def _code(self, answer: Mapping[str, Sequence[str]]) -> str:
         """The authorization code. Raises SignInFailed, ProviderProblem."""
@@ -193,7 +191,7 @@ class OIDCSignIn:
     def _derived(self, purpose: str, state: str) -> str:
         """43 characters, as many as RFC 7636 4.1 demands of a code verifier."""
         mac = hmac.digest(self._key, f"{purpose}\0{state}".encode(), hashlib.sha256)
-        return base64.urlsafe_b64encode(mac).decode().rstrip("=")
+        return urlsafe_b64encode(mac).decode()
 
 
 def _only(answer: Mapping[str, Sequence[str]], name: str) -> str:

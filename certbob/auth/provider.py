@@ -148,11 +148,11 @@ class OpenIDProvider:
 
     async def names_issuer(self) -> bool:
         """Whether its answers must say from whom they are (RFC 9207). Raises ProviderProblem."""
-        return (self._metadata or await self.reach()).names_issuer
+        return (await self._known()).names_issuer
 
     async def redeem(self, code: str, *, redirect_uri: str, nonce: str, verifier: str) -> Vouched:
         """Exchange the code. Raises ProviderProblem, NotAccepted."""
-        metadata = self._metadata or await self.reach()
+        metadata = await self._known()
         try:
             id_token, access_token = await self._tokens(metadata, code, redirect_uri, verifier)
         except Misconfigured as problem:
@@ -179,6 +179,10 @@ class OpenIDProvider:
         await self._fetch_keys.cancel()
         await self._http.aclose()
         await self._transport.close()
+
+    async def _known(self) -> Metadata:
+        """As last read: whoever comes back was sent there with it. Raises ProviderProblem."""
+        return self._metadata or await self.reach()
 
     def _is_due(self) -> bool:
         # A clock that was set back must not make the pause longer.
@@ -278,7 +282,7 @@ class OpenIDProvider:
         return fitting[0] if len(fitting) == 1 else None
 
     async def _read_keys(self) -> None:
-        metadata = self._metadata or await self.reach()
+        metadata = await self._known()
         told = (await self._json(metadata.jwks_uri)).get("keys")
         if not isinstance(told, list):
             raise ProviderProblem("its key set has no list of keys")

@@ -70,7 +70,7 @@ async def show_issue() -> Response:
     if _is_direct_download() and grant.delivery is not Delivery.LINK:
         options = _options(request.args.get("older"), request.args.get("format"))
         return _file(await services().issuance.issue(token, options=options, request_id=reference()))
-    return await take_page(token)
+    return await _take_page(grant, token)
 
 
 @blueprint.post("/issue")
@@ -105,7 +105,10 @@ async def redeem() -> Response:
 
 async def take_page(token: str) -> Response:
     """The passphrase, and the form that redeems; changes nothing."""
-    grant = await _inspect(token)
+    return await _take_page(await _inspect(token), token)
+
+
+async def _take_page(grant: Grant, token: str) -> Response:
     if services().issuance.take_of(grant, holder()) is None:
         try:
             services().grants.check_live(grant, holder())
@@ -132,12 +135,10 @@ async def _page_of_last_take() -> Response:
     After a sign-in it is where the link of a mail goes on: no link travels through the sign-in itself.
     """
     take = services().issuance.last_take(holder())
-    if take is not None:
-        return await take_page(take.token)
-    link = remembered_link()
-    if link is None:
+    token = take.token if take is not None else remembered_link()
+    if token is None:
         raise TakeOver
-    return await take_page(link)
+    return await take_page(token)
 
 
 async def _send(token: str, options: FileOptions) -> Response:

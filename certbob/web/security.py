@@ -86,10 +86,7 @@ def grant_holder(handler: Handler[P]) -> Handler[P]:
     """Whoever holds a grant: it is the proof, so programs may post, but other sites may not."""
 
     async def check() -> None:
-        if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "none") not in (
-            "same-origin",
-            "none",
-        ):
+        if request.method == "POST" and is_from_another_site():
             raise ForeignRequest("sent by another site")
 
     return _guarded(handler, check)
@@ -103,6 +100,11 @@ def _guarded(handler: Handler[P], check: Callable[[], Awaitable[None]]) -> Handl
 
     guarded.is_guarded = True  # type: ignore[attr-defined]
     return guarded
+
+
+def is_from_another_site() -> bool:
+    """As the browser says; programs and old browsers say nothing."""
+    return request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none")
 
 
 def _from_here() -> bool:

@@ -10,6 +10,7 @@ from certbob.web.context import services, session
 from certbob.web.errors import log_problem
 from certbob.web.login import START, destination, login_page, see_other
 from certbob.web.security import (
+    is_from_another_site,
     public,
     remember_sign_in_browser,
     remember_sign_out_hint,
@@ -57,7 +58,7 @@ async def sign_out() -> Response:
 
     Without the hint the provider asks the person, so a link on another site signs nobody out.
     """
-    is_ours = session() is None and request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none")
+    is_ours = session() is None and not is_from_another_site()
     response = see_other(_single_sign_on().sign_out_url(sign_out_hint() if is_ours else None) or "/login")
     remember_sign_out_hint(response, None)
     return response
