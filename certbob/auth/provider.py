@@ -4,11 +4,10 @@ No answer of it is trusted: each is capped, in time, never redirected, never dec
 Addresses come from the checked metadata only, never from a token or a claim.
 """
 
-import asyncio
 import base64
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -23,13 +22,13 @@ from joserfc.jwk import Key, import_key
 
 from certbob.auth.id_token import NotAccepted, read_header, verified_claims
 from certbob.auth.metadata import Metadata
+from certbob.outgoing import HEADERS, Shared, UnfitAnswer, WholeAnswers, in_time
 from certbob.ports import Clock
 from certbob.secret import Secret
 from certbob.strict_json import json_object
 
 T = TypeVar("T")
 
-MAX_BODY = 1024 * 1024
 CONNECT_SECONDS, ANSWER_SECONDS = 3, 5
 METADATA_AGE = timedelta(seconds=3)  # within 5 s of its end nobody is sent to a provider that is gone
 KEYS_AGE = timedelta(minutes=10)
@@ -39,7 +38,6 @@ SHORTEST_PAUSE, LONGEST_PAUSE = timedelta(seconds=1), timedelta(minutes=1)
 MAX_HINT_LENGTH = 2048  # it travels in an address
 
 _NOTHING = timedelta(0)
-_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
 
 log = logging.getLogger(__name__)
 
@@ -86,10 +84,10 @@ class OpenIDProvider:
         self._client_secret = client_secret
         self._scopes = scopes
         self._clock = clock
-        self._transport = _Transport(transport or httpx2.AsyncHTTPTransport())
+        self._transport = WholeAnswers(transport)
         self._timeout = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         self._http = httpx2.AsyncClient(
-            transport=self._transport, timeout=self._timeout, trust_env=False, headers=_HEADERS
+            transport=self._transport, timeout=self._timeout, trust_env=False, headers=HEADERS
         )
         self._metadata: Metadata | None = None
         self._looked_at: datetime | None = None
@@ -100,8 +98,8 @@ class OpenIDProvider:
         self._keys: tuple[Key, ...] = ()
         self._keys_fetched_at: datetime | None = None
         self._keys_refetched_at: datetime | None = None
-        self._look = _Shared(self._look_at_metadata)
-        self._fetch_keys = _Shared(self._read_keys)
+        self._look = Shared(self._look_at_metadata)
+        self._fetch_keys = Shared(self._read_keys)
 
     async def reach(self) -> Metadata:
         """The metadata of a provider that answered a few seconds ago. Raises Unreachable, ProviderProblem.
@@ -253,7 +251,7 @@ class OpenIDProvider:
             transport=self._transport,
             timeout=self._timeout,
             trust_env=False,
-            headers=_HEADERS,
+            headers=HEADERS,
         )
         client.register_client_auth_method(("client_secret_basic", _basic))
         client.register_compliance_hook("access_token_response", _require_success)
@@ -309,10 +307,11 @@ class OpenIDProvider:
             raise ProviderProblem(f"{url} did not answer a JSON object: {error}") from error
 
     async def _in_time(self, request: Awaitable[T]) -> T:
-        """The time-outs of httpx2 are for each step; this one is for all of them together."""
+        """Raises Unreachable, ProviderProblem."""
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                return await request
+            return await in_time(request, ANSWER_SECONDS)
+        except UnfitAnswer as error:
+            raise ProviderProblem(str(error)) from error
         except (httpx2.HTTPError, OSError, TimeoutError) as error:
             reason = "it does not answer in time" if isinstance(error, TimeoutError) else str(error)
             raise Unreachable(f"{self.issuer}: {reason or type(error).__name__}") from error
@@ -323,62 +322,6 @@ class OpenIDProvider:
         if self._complained_at is None or not _NOTHING <= now - self._complained_at < COMPLAIN_EVERY:
             self._complained_at = now
             log.warning("the sign-in service %s: %s", self.issuer, trouble)
-
-
-class _Shared:
-    """Work that all who want it at the same moment share; one that goes away does not end it."""
-
-    def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
-        self._work = work
-        self._task: asyncio.Task[None] | None = None
-
-    @property
-    def is_running(self) -> bool:
-        return self._task is not None and not self._task.done()
-
-    def start(self) -> asyncio.Task[None]:
-        if self._task is None or self._task.done():
-            self._task = asyncio.ensure_future(self._work())
-            # Perhaps nobody waits: an exception that nobody reads must not be reported as forgotten.
-            self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return self._task
-
-    async def join(self) -> None:
-        await asyncio.shield(self.start())
-
-    async def cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
-
-
-class _Transport(httpx2.AsyncBaseTransport):
-    """Reads whole answers up to a limit, and outlives the clients that use it."""
-
-    def __init__(self, inner: httpx2.AsyncBaseTransport) -> None:
-        self._inner = inner
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        response = await self._inner.handle_async_request(request)
-        try:
-            if response.headers.get("Content-Encoding", "identity") != "identity":
-                raise ProviderProblem("it answers compressed, which nobody asked for")
-            body = bytearray()
-            async for piece in response.aiter_raw():
-                body += piece
-                if len(body) > MAX_BODY:
-                    raise ProviderProblem(f"it answers with more than {MAX_BODY} bytes")
-        finally:
-            await response.aclose()
-        return httpx2.Response(
-            response.status_code, headers=response.headers, content=bytes(body), request=request
-        )
-
-    async def aclose(self) -> None:
-        """Nothing: a client that ends must not close the connections of the others."""
-
-    async def close(self) -> None:
-        await self._inner.aclose()
 
 
 def _basic(

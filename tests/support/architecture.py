@@ -38,11 +38,12 @@ OUTSIDE = _names("dbm ftplib http imaplib poplib smtplib socket socketserver sql
 ROOMS = {
     "core": _room(CORE, libraries="cryptography jwt"),
     "files": _room("private_files", "core"),
+    "outgoing": _room("outgoing", libraries="httpx2"),
     # Adapters: each implements ports, and none knows another.
     "ca": _room("ca", "core files", "cryptography jwt httpx2"),
     "store": _room("store", "core", "cryptography aiosqlite"),
-    "auth": _room("auth", "core", "cryptography authlib joserfc httpx2"),
-    "chat": _room("chat", "core", "httpx2"),
+    "auth": _room("auth", "core outgoing", "cryptography authlib joserfc httpx2"),
+    "chat": _room("chat", "core outgoing", "cryptography httpx2 jinja2"),
     "mail": _room("mail", "core", "aiosmtplib jinja2 truststore"),
     # Front doors.
     "web": _room("web", "core", "quart werkzeug jinja2 cryptography"),
