@@ -4,33 +4,18 @@ The token is a JWT with an internal subject id and a random `jti`, and says noth
 is granted stands in the database under the hash of the `jti`.
 """
 
-import binascii
 import hmac
-import json
-import re
 import secrets
 from datetime import timedelta
-from typing import Any
-
-import jwt
-from jwt.utils import base64url_decode, base64url_encode
 
 from certbob.devices import Device
-from certbob.errors import GrantExpired, GrantInvalid, GrantMalformed, GrantUsed
+from certbob.errors import GrantExpired, GrantInvalid, GrantUsed
 from certbob.identity import Identity
 from certbob.keys import derive_key, digest, passphrase_for
 from certbob.ports import Clock, Delivery, Grant, GrantStore
-from certbob.strict_json import json_object
+from certbob.tokens import Tokens
 
-AUDIENCE = "certbob:issue"
-TOKEN_TYPE = "certbob-grant+jwt"  # noqa: S105 a media type
-MAX_TOKEN_LENGTH = 2048
 LINK_LIFETIME = timedelta(hours=1)
-LEEWAY = timedelta(seconds=60)  # for clocks of replicas; never applied to the expiry
-
-_SHAPE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*", re.ASCII)
-_HEADER = {"alg": "HS256", "typ": TOKEN_TYPE}
-_CLAIMS = {"iss", "aud", "sub", "jti", "iat", "nbf", "exp"}
 
 
 class Grants:
@@ -41,11 +26,9 @@ class Grants:
     ) -> None:
         self._store = store
         self._clock = clock
-        self._issuer = issuer
         self._lifetime = lifetime
-        self._signing_key = derive_key(secret, "grant")
+        self._tokens = Tokens(secret, "grant", "certbob:issue", issuer=issuer, clock=clock)
         self._passphrase_key = derive_key(secret, "passphrase")
-        self._jws = jwt.PyJWS(algorithms=["HS256"], options={"enforce_minimum_key_length": True})
 
     async def mint(
         self,
@@ -72,26 +55,14 @@ class Grants:
                 expires_at=expires_at,
             )
         )
-        issued = int(now.timestamp())
-        claims = {
-            "iss": self._issuer,
-            "aud": AUDIENCE,
-            "sub": identity.subject,
-            "jti": grant_id,
-            "iat": issued,
-            "nbf": issued,
-            "exp": int(expires_at.timestamp()),
-        }
-        return self._jws.encode(
-            json.dumps(claims).encode(), self._signing_key, algorithm="HS256", headers={"typ": TOKEN_TYPE}
-        )
+        return self._tokens.sign(identity.subject, grant_id, expires_at=expires_at)
 
     async def inspect(self, untrusted_token: str) -> Grant:
         """What is granted; spends nothing and shows used and expired grants, too.
 
         Raises GrantMalformed, GrantInvalid, and GrantExpired once its row was pruned.
         """
-        claims = self._verify(untrusted_token)
+        claims = self._tokens.verify(untrusted_token)
         grant = await self._store.find_grant(digest(claims["jti"]))
         if grant is None and claims["exp"] <= self._clock.now().timestamp():
             raise GrantExpired
@@ -130,42 +101,4 @@ class Grants:
 
     def passphrase(self, untrusted_token: str) -> str:
         """The passphrase of the grant's file. Raises GrantMalformed, GrantInvalid."""
-        return passphrase_for(self._passphrase_key, self._verify(untrusted_token)["jti"])
-
-    def _verify(self, untrusted_token: str) -> dict[str, Any]:
-        """The claims of a token of ours. Whether it has expired is left to the grant's row."""
-        if len(untrusted_token) > MAX_TOKEN_LENGTH or not _SHAPE.fullmatch(untrusted_token):
-            raise GrantMalformed("not a compact JWS")
-        try:
-            _require_canonical(untrusted_token)
-            decoded = self._jws.decode_complete(untrusted_token, self._signing_key, algorithms=["HS256"])
-            claims = json_object(decoded["payload"])
-            if decoded["header"] != _HEADER:
-                raise ValueError("unexpected header")
-            self._check(claims)
-        except (jwt.PyJWTError, ValueError, RecursionError) as error:
-            raise GrantInvalid(str(error)) from error
-        return claims
-
-    def _check(self, claims: dict[str, Any]) -> None:
-        if claims.keys() != _CLAIMS:
-            raise ValueError("unexpected claims")
-        if claims["iss"] != self._issuer or claims["aud"] != AUDIENCE:
-            raise ValueError("for another service")
-        ids = claims["sub"], claims["jti"]
-        if not all(isinstance(value, str) and value and value.isascii() for value in ids):
-            raise ValueError("subject or id is not an ASCII text")
-        if any(type(claims[name]) is not int or claims[name] < 0 for name in ("iat", "nbf", "exp")):
-            raise ValueError("a time is not a whole number")
-        if max(claims["iat"], claims["nbf"]) > (self._clock.now() + LEEWAY).timestamp():
-            raise ValueError("from the future")
-
-
-def _require_canonical(token: str) -> None:
-    """Base64 has several spellings for the same bytes; one token must have one spelling."""
-    for part in token.split("."):
-        try:
-            if base64url_encode(base64url_decode(part)) != part.encode():
-                raise ValueError("not canonical base64")
-        except binascii.Error as error:
-            raise ValueError("not base64") from error
+        return passphrase_for(self._passphrase_key, self._tokens.verify(untrusted_token)["jti"])

@@ -29,7 +29,7 @@ def _room(modules: str, rooms: str = "", libraries: str = "") -> Room:
 
 
 CORE = (
-    "errors identity profiles devices ports words secret strict_json names grants keys bundles lint issuance"
+    "errors identity profiles devices ports words secret strict_json names tokens grants keys bundles lint issuance"
     " delivery ledger services"
 )
 # Of the standard library, what the core leaves to adapters and front doors.
