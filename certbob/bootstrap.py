@@ -3,7 +3,7 @@
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +16,15 @@ from certbob.auth.provider import OpenIDProvider
 from certbob.bundles import FileNames
 from certbob.ca.builtin import BuiltinCA, open_authority
 from certbob.ca.stepca import StepCA
+from certbob.chat.accounts import ChatAccounts, IdentityMode
+from certbob.chat.checkup import Checkup
+from certbob.chat.mattermost import CommandToken, Mattermost
+from certbob.chat.messages import Messages
+from certbob.chat.server import ChatServer
+from certbob.chat.trigger import TriggerCheck
+from certbob.chat_links import ChatLinks
 from certbob.config import OIDC, SMTP, LocalUser, Settings
+from certbob.config import Mattermost as MattermostSettings
 from certbob.delivery import MailDelivery
 from certbob.errors import CannotStart, NameTaken, StorageProblem
 from certbob.grants import Grants
@@ -28,13 +36,15 @@ from certbob.mail.letters import Letters
 from certbob.mail.smtp import SMTPMailer, tls_context
 from certbob.names import Names
 from certbob.paths import resource_root
-from certbob.ports import CertificateAuthority, Clock, Mailer, People, Signers
+from certbob.ports import CertificateAuthority, ChatStore, Clock, Mailer, People, Signers, TryStore
 from certbob.private_files import require_private, write_private
 from certbob.profiles import KeyType, Profiles
+from certbob.revocation import Revocation
 from certbob.services import LocalSignIn, Services
 from certbob.signers import SignerPool
-from certbob.store.queries import SqlGrants, SqlLedger, SqlPeople, SqlSessions, SqlSignIns, SqlTries
+from certbob.store.queries import SqlChats, SqlGrants, SqlLedger, SqlPeople, SqlSessions, SqlSignIns, SqlTries
 from certbob.store.sqlite import Database
+from certbob.tokens import Tokens
 
 ADMIN = "admin"
 DRAIN_SECONDS = 20
@@ -56,6 +66,7 @@ async def build_services(
     ca: CertificateAuthority | None = None,
     provider: OpenIDProvider | None = None,
     mailer: Mailer | None = None,
+    chat_server: ChatServer | None = None,
     signers: Signers | None = None,
     tell_first_account: Callable[[str, str], None] | None = None,
 ) -> Services:
@@ -67,7 +78,15 @@ async def build_services(
     stack = AsyncExitStack()
     try:
         return await _build(
-            settings, clock or SystemClock(), ca, provider, mailer, signers, tell_first_account, stack
+            settings,
+            clock or SystemClock(),
+            ca,
+            provider,
+            mailer,
+            chat_server,
+            signers,
+            tell_first_account,
+            stack,
         )
     except BaseException:
         await stack.aclose()  # an open database would keep the process alive
@@ -80,6 +99,7 @@ async def _build(
     ca: CertificateAuthority | None,
     provider: OpenIDProvider | None,
     mailer: Mailer | None,
+    chat_server: ChatServer | None,
     signers: Signers | None,
     tell_first_account: Callable[[str, str], None] | None,
     stack: AsyncExitStack,
@@ -129,12 +149,19 @@ async def _build(
                 return local.has(account)
             case Door.OIDC:
                 return oidc is not None and oidc.has(account)
+            case Door.MATTERMOST:
+                return bool(settings.mattermost.token)
         return True
 
     def still_knows(identity: Identity) -> bool:
         if identity.door is Door.OIDC:
             return oidc is not None and oidc.still_knows(identity)
         return local.still_knows(identity)
+
+    async def current(identity: Identity) -> Identity | None:
+        if identity.door is Door.LOCAL:
+            return await local.identity_of(identity.account)
+        return identity if still_knows(identity) else None
 
     names = Names(people, exists)
     await _reserve_names(names, local)
@@ -173,6 +200,13 @@ async def _build(
             site=settings.server.public_url,
         )
         stack.push_async_callback(mail.drain, DRAIN_SECONDS)
+    chats = SqlChats(database)
+    chat = None
+    if settings.mattermost.token:
+        server = chat_server or _chat_server(settings.mattermost)
+        trigger = _trigger_check(settings.mattermost, server, chats, clock)
+        chat = _chat(settings, server, trigger, chats, people, names, tries, current, clock)
+        stack.push_async_callback(chat.close)
 
     async def storage_health() -> str | None:
         try:
@@ -186,6 +220,7 @@ async def _build(
         await grant_store.prune_grants(now - timedelta(days=1))
         await sessions.prune_sessions(now - timedelta(days=1))
         await sign_ins.prune_sign_ins(now - timedelta(minutes=15))
+        await chats.prune_chats(now)
         await tries.prune_tries(now)
 
     return Services(
@@ -199,6 +234,17 @@ async def _build(
         mail=mail,
         local=LocalSignIn(local.authenticate, exists=local.exist),
         single_sign_on=oidc,
+        chat=chat,
+        chat_links=ChatLinks(chats, clock=clock),
+        ledger=ledger,
+        revocation=Revocation(
+            ledger=ledger,
+            ca=ca,
+            tokens=Tokens(
+                secret, "revocation", "certbob:revoke", issuer=settings.server.public_url, clock=clock
+            ),
+            clock=clock,
+        ),
         still_knows=still_knows,
         session_key=derive_key(secret, "session"),
         storage_health=storage_health,
@@ -293,6 +339,66 @@ def _mailer(smtp: SMTP, host: str, public_url: str) -> SMTPMailer:
         sender=smtp.sender.addr_spec if smtp.sender else "",
         name=urlsplit(public_url).hostname or "localhost",
         tls=tls,
+    )
+
+
+def _chat_server(mattermost: MattermostSettings) -> ChatServer | None:
+    if mattermost.url is None:
+        return None
+    if mattermost.url.startswith("http://"):
+        log.warning("[mattermost] url is plain http: whoever sees the traffic can run commands as anybody")
+    return ChatServer(mattermost.url, mattermost.bot_token)
+
+
+def _trigger_check(
+    mattermost: MattermostSettings, server: ChatServer | None, store: ChatStore, clock: Clock
+) -> TriggerCheck | None:
+    if mattermost.verify_trigger == "off" or server is None:
+        log.warning(
+            "slash commands of Mattermost are believed by their token alone, because [mattermost] %s",
+            "url is not set" if server is None else 'verify_trigger is "off"',
+        )
+        return None
+    return TriggerCheck(server, store, clock=clock, required=mattermost.verify_trigger == "require")
+
+
+def _chat(
+    settings: Settings,
+    server: ChatServer | None,
+    trigger: TriggerCheck | None,
+    store: ChatStore,
+    people: People,
+    names: Names,
+    tries: TryStore,
+    current: Callable[[Identity], Awaitable[Identity | None]],
+    clock: Clock,
+) -> Mattermost:
+    mattermost = settings.mattermost
+    mode = IdentityMode(mattermost.identity)
+    return Mattermost(
+        tokens=[CommandToken(each.token, each.team) for each in mattermost.token],
+        trigger=trigger,
+        accounts=ChatAccounts(
+            mode=mode,
+            email_domain=mattermost.email_domain,
+            server=server if server and server.has_bot else None,
+            store=store,
+            people=people,
+            names=names,
+            current=current,
+            clock=clock,
+        ),
+        mode=mode,
+        messages=Messages(
+            resource_root() / "partials" / "chat",
+            site=settings.server.public_url,
+            contact=settings.server.contact,
+        ),
+        checkup=Checkup(server, store, clock=clock, mode=mode, public_url=settings.server.public_url),
+        server=server,
+        tries=tries,
+        clock=clock,
+        opens_links=mattermost.open,
     )
 
 

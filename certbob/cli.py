@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, NoReturn, TypeVar
 
@@ -17,15 +18,19 @@ from certbob import __version__, server
 from certbob.auth.local import MAX_PASSWORD_BYTES
 from certbob.auth.local import hash_password as hash_of
 from certbob.bootstrap import build_services
+from certbob.chat.server import ChatServer, ServerProblem
+from certbob.chat.setup import SetUp, set_up_command
 from certbob.config import ConfigProblems, Settings, find_config, load, redacted
 from certbob.devices import Device, Platform
+from certbob.doctor import examine
 from certbob.errors import CannotStart, Problem
 from certbob.identity import Door, Identity, fit_device_name, fit_email, fit_name
 from certbob.logs import set_up_logging
 from certbob.ports import Issued, Trust
 from certbob.private_files import write_private
 from certbob.profiles import Profile
-from certbob.services import Services
+from certbob.secret import Secret
+from certbob.services import Chat, Finding, Services, Verdict
 
 T = TypeVar("T")
 
@@ -183,16 +188,110 @@ def hash_password() -> None:
 
     Without a terminal the password is read from standard input.
     """
-    if sys.stdin.isatty():
-        password = click.prompt("Password", hide_input=True, confirmation_prompt="Again", err=True)
-    else:
-        try:
-            password = sys.stdin.buffer.read().decode().removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError:
-            _fail("the password is not UTF-8 text.", USAGE_ERROR)
+    password = _read_secret("Password", again="Again")
     if not 1 <= len(password.encode("utf-8", "surrogatepass")) <= MAX_PASSWORD_BYTES:
         _fail(f"a password has 1 to {MAX_PASSWORD_BYTES} bytes.", USAGE_ERROR)
     click.echo(hash_of(password))
+
+
+def _read_secret(what: str, *, again: str | bool = False) -> str:
+    if sys.stdin.isatty():
+        typed: str = click.prompt(what, hide_input=True, confirmation_prompt=again, err=True)
+        return typed
+    try:
+        return sys.stdin.buffer.read().decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        _fail(f"the {what.lower()} is not UTF-8 text.", USAGE_ERROR)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_obj
+def doctor(load_settings: LoadSettings, as_json: bool) -> None:
+    """Look at everything that CertBob depends on; exit status 1 if something is wrong."""
+
+    async def work(services: Services) -> list[Finding]:
+        found = []
+        async for finding in examine(services):
+            found.append(finding)
+            if not as_json:
+                click.echo(f"{finding.verdict:8} {finding.subject}: {finding.text}")
+                if finding.mend:
+                    click.echo(f"{'':8} -> {finding.mend}")
+        return found
+
+    found = _with_services(load_settings(), work)
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in found], ensure_ascii=False))
+    if any(finding.verdict is Verdict.FAILED for finding in found):
+        sys.exit(FAILURE)
+
+
+@cli.group()
+def mattermost() -> None:
+    """The slash command of Mattermost."""
+
+
+@mattermost.command("setup")
+@click.option("--team", required=True, help="The team, by its name in addresses.")
+@click.option("--trigger", default="cert", show_default=True, help="What people write after the slash.")
+@click.option("--new-token", is_flag=True, help="Give the command a new token; the old one ends at once.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_obj
+def mattermost_setup(
+    load_settings: LoadSettings, team: str, trigger: str, new_token: bool, as_json: bool
+) -> None:
+    """Make the slash command, and print what to configure.
+
+    Asks for the access token of somebody who may manage slash commands there; without a terminal it is read
+    from standard input.
+    """
+    settings = load_settings()
+    if settings.mattermost.url is None:
+        _fail("[mattermost] url is not set, so nobody knows where Mattermost is.", USAGE_ERROR)
+    url, request_url = settings.mattermost.url, f"{settings.server.public_url}/request"
+    admin_token = Secret(_read_secret("Access token of an administrator of the team"))
+
+    async def run() -> SetUp:
+        server = ChatServer(url, None)
+        try:
+            return await set_up_command(
+                server, admin_token, team=team, trigger=trigger, request_url=request_url, new_token=new_token
+            )
+        finally:
+            await server.close()
+
+    try:
+        done = asyncio.run(run())
+    except ServerProblem as problem:
+        _fail(f"the slash command was not set up: {problem}.", FAILURE)
+    if as_json:
+        click.echo(json.dumps({"team": done.team_id, "token": done.token.reveal()}))
+        return
+    click.echo(f"{done.did[0].upper()}{done.did[1:]}. For the configuration:", err=True)
+    click.echo(f'[mattermost]\ntoken = [{{ team = "{done.team_id}", token = "{done.token.reveal()}" }}]')
+
+
+@mattermost.command("accept-key")
+@click.pass_obj
+def mattermost_accept_key(load_settings: LoadSettings) -> None:
+    """Believe the key that Mattermost signs with now."""
+    click.echo(_with_services(load_settings(), lambda services: _chat(services).accept_key()))
+
+
+@mattermost.command("forget")
+@click.argument("user_id", metavar="ID")
+@click.pass_obj
+def mattermost_forget(load_settings: LoadSettings, user_id: str) -> None:
+    """Forget what a chat account was first seen with, and whom it is linked to."""
+    if not _with_services(load_settings(), lambda services: _chat(services).forget(user_id)):
+        _fail(f"nothing is known of the chat account {user_id}.", FAILURE)
+
+
+def _chat(services: Services) -> Chat:
+    if services.chat is None:
+        raise CannotStart("There is no chat.", "Set [mattermost] token.")
+    return services.chat
 
 
 @cli.group()

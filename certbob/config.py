@@ -117,6 +117,33 @@ class SMTP(Struct, frozen=True, kw_only=True):
             raise ValueError('security "starttls" or "tls": with "none" everybody could see the password')
 
 
+class CommandToken(Struct, frozen=True, kw_only=True):
+    """The token of one slash command; `team`: the id of the only team that it is good for."""
+
+    token: Annotated[Secret, grammars.command_token]
+    team: Annotated[str, grammars.team] | None = None
+
+
+class Mattermost(Struct, frozen=True, kw_only=True):
+    token: Annotated[tuple[CommandToken, ...], grammars.command_tokens] = ()
+    url: Annotated[str, grammars.chat_url] | None = None
+    bot_token: SomeSecret | None = None
+    identity: Literal["username", "email", "link"] = "username"
+    email_domain: Annotated[str, grammars.domain] | None = None
+    verify_trigger: Literal["auto", "require", "off"] = "auto"
+    open: bool = True
+
+    def __post_init__(self) -> None:
+        if self.bot_token and not self.url:
+            raise ValueError("url, because bot_token is for that server")
+        if self.identity == "email" and not self.bot_token:
+            raise ValueError('url and bot_token, because identity = "email" asks there for the address')
+        if self.identity == "link" and self.email_domain:
+            raise ValueError('no email_domain: with identity = "link" the address is that of the web account')
+        if self.verify_trigger == "require" and not self.url:
+            raise ValueError('url, because verify_trigger = "require" needs the key of that server')
+
+
 class Issue(Struct, frozen=True, kw_only=True):
     lifetime: Annotated[timedelta, grammars.grant_lifetime] = timedelta(minutes=5)
     direct_download: bool = True
@@ -186,6 +213,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     oidc: OIDC = field(default_factory=OIDC)
     local: Local = field(default_factory=Local)
     smtp: SMTP = field(default_factory=SMTP)
+    mattermost: Mattermost = field(default_factory=Mattermost)
     issue: Issue = field(default_factory=Issue)
     pkcs12: PKCS12 = field(default_factory=PKCS12)
     limits: Limits = field(default_factory=Limits)

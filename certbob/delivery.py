@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlencode
 
-from certbob.errors import MailRefused, NoMailbox, StorageProblem, TooManyMails
+from certbob.errors import MailRefused, MailUnavailable, NoMailbox, StorageProblem, TooManyMails
 from certbob.grants import Grants
 from certbob.issuance import REPEAT_WINDOW, FileOptions, Issuance
 from certbob.ledger import HOUR, Ledger
@@ -97,6 +97,14 @@ class MailDelivery:
         link = f"{self._site}/issue?{urlencode({'token': token})}"
         async with self._mailer.envelope(await self._recipient(grant)) as envelope:
             await envelope.send(self._letters.with_link(grant, link))
+
+    async def examine(self) -> str | None:
+        """None when the mail server can be used, else why not, for the operator."""
+        try:
+            await self._mailer.reach()
+        except MailUnavailable as problem:
+            return problem.detail
+        return None
 
     def sent(self, grant: Grant, holder: str | None) -> Sent | None:
         """The mail that this browser has had sent, while its file is at hand."""

@@ -4,6 +4,9 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from certbob.errors import UnfitName
+from certbob.identity import MAX_DEVICE_NAME, fit_device_name
+
 
 class Platform(StrEnum):
     WINDOWS = "windows"
@@ -86,6 +89,16 @@ _OLD_SIGNS = (
     re.compile(r"Android [4-9](?:\.|;|\))"),
     re.compile(r"Macintosh.* Version/(?:[1-9]|1[0-7])\..*Safari/"),
 )
+
+
+def suggested_name(owner: str, platform: Platform) -> str:
+    """A name for somebody's device, such as `Ada's Windows PC`; fit for `identity.fit_device_name`."""
+    whose = f"{owner.split(' ')[0]}'s"
+    try:
+        fit_device_name(whose)
+    except UnfitName:
+        whose = "My"
+    return f"{whose} {platform.noun}"[:MAX_DEVICE_NAME]
 
 
 def platform_of(user_agent: str) -> Platform:

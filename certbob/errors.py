@@ -15,13 +15,23 @@ Problem
 ├── TooManyCertificates     the hourly limit of a person
 ├── UnfitName               a name that must not stand in a certificate
 ├── NotYours                a link that was mailed to somebody else
+├── NotFromChat             a slash command that Mattermost did not send
+├── ChatProblem
+│   ├── TooManyCommands     the limit of a minute
+│   ├── ChatAccountRefused  a bot, a guest, or somebody who was deactivated
+│   ├── ChatNameChanged     not what the account was called when it was first seen
+│   ├── ChatUnavailable     Mattermost does not answer
+│   ├── NotLinked           nobody has said by signing in here whose account it is
+│   └── LinkOver            a link for that which cannot be used again
 ├── NameTaken               a name under which somebody else has certificates
 ├── GrantProblem
 │   ├── GrantMalformed      not a link of ours
 │   ├── GrantInvalid        looks like one, but we did not sign it
 │   ├── GrantExpired
+│   │   └── GrantReplaced   a newer link in the same chat took its place
 │   ├── TakeOver            the page of a file that cannot be had again
 │   └── GrantUsed
+├── NotRevoked              the authority did not take a certificate back
 ├── Busy                    more work than the machine can do right now
 ├── StorageProblem          the database cannot write
 │   └── Duplicate
@@ -240,6 +250,75 @@ class NameTaken(Problem):
         self.text = f"Another account has certificates as ‘{name}’. Nothing was issued."
 
 
+class NotFromChat(Problem):
+    """One text for every reason; the reason stands in the log only."""
+
+    code = "not_from_chat"
+    title = "This did not come from Mattermost"
+    text = "Its token or its signature is not right."
+    mend = "Tell the people who run this service."
+
+
+class ChatProblem(Problem):
+    """Told to somebody in a chat, as an answer to their command."""
+
+
+class TooManyCommands(ChatProblem):
+    code = "too_many_commands"
+    title = "That were many commands at once"
+    mend = "Nothing was changed by this one."
+
+    def __init__(self, until: datetime) -> None:
+        super().__init__()
+        self.until = until
+        self.text = f"Try again at {at_time(until)}."
+
+
+class ChatAccountRefused(ChatProblem):
+    """`text`: why."""
+
+    code = "chat_account_refused"
+    title = "This account cannot get certificates"
+    mend = "Ask the people who run this service."
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+class ChatNameChanged(ChatProblem):
+    """`what`: name or address."""
+
+    code = "chat_name_changed"
+    mend = "Ask the people who run this service to confirm that it is you."
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.title = f"Your {what} in this chat has changed"
+        self.text = "It is not the one that you were first seen with. For safety nothing was done."
+
+
+class ChatUnavailable(ChatProblem):
+    code = "chat_unavailable"
+    title = "Mattermost did not say who you are"
+    text = "Nothing was done."
+    mend = "Try again in a minute."
+
+
+class NotLinked(ChatProblem):
+    code = "not_linked"
+    title = "This chat account is not linked yet"
+    text = "Nobody has signed in here as its owner."
+    mend = "Link it, and run the command again."
+
+
+class LinkOver(ChatProblem):
+    code = "link_over"
+    title = "This link is over"
+    text = "It works once, for ten minutes."
+    mend = "Run the command in your chat again."
+
+
 class GrantProblem(Problem):
     pass
 
@@ -265,6 +344,13 @@ class GrantExpired(GrantProblem):
     mend = "Start again to get a fresh one."
 
 
+class GrantReplaced(GrantExpired):
+    code = "grant_replaced"
+    title = "A newer link has taken the place of this one"
+    text = "Of the links in your chat only the newest one works."
+    mend = "Use that one, or ask for a new one."
+
+
 class TakeOver(GrantProblem):
     code = "take_over"
     title = "This page is over"
@@ -287,6 +373,13 @@ class GrantUsed(GrantProblem):
         self.claimed_at = claimed_at
         self.by_holder = by_holder
         self.text = f"It was used on {day_and_time(claimed_at)}, and works once."
+
+
+class NotRevoked(Problem):
+    code = "not_revoked"
+    title = "The certificate could not be revoked"
+    text = "The certificate service did not do it, so the certificate still works."
+    mend = "Try again soon. If it is urgent, tell the people who run this service."
 
 
 class Busy(Problem):

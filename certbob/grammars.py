@@ -212,6 +212,44 @@ def user_pairs(text: str) -> list[dict[str, str]]:
     return [dict(zip(("username", "password_hash"), pair, strict=False)) for pair in pairs]
 
 
+def command_tokens(text: str) -> list[dict[str, str]]:
+    """`token` or `team_id:token`, with blanks between them, as tables of `[mattermost] token`."""
+    pairs = [pair.rpartition(":") for pair in text.split() or [""]]
+    return [{"token": token} | ({"team": team} if colon else {}) for team, colon, token in pairs]
+
+
+def command_token(text: str) -> Secret:
+    if re.fullmatch(r"[A-Za-z0-9_-]{16,128}", text) is None:
+        raise ValueError(
+            "the token that Mattermost shows for the slash command (26 small letters and digits)"
+        )
+    return Secret(text)
+
+
+def team(text: str) -> str:
+    if re.fullmatch(r"[a-z0-9]{26}", text) is None:
+        raise ValueError("the id of a team (26 small letters and digits), not its name")
+    return text
+
+
+def chat_url(text: str) -> str:
+    """Mattermost's site URL, which may have a path."""
+    match = _ISSUER.fullmatch(text)
+    host = match and _host(match["host"])
+    if match is None or host is None or int(match["port"] or 443) > 65535:
+        raise ValueError('an address such as "https://chat.example.org"')
+    if match["scheme"] == "http" and not _is_loopback(host):
+        raise ValueError("an address that begins with https, because plain http is for this machine alone")
+    return text.rstrip("/")
+
+
+def domain(text: str) -> str:
+    try:
+        return fit_email(f"x@{text}").partition("@")[2]
+    except UnfitName:
+        raise ValueError('a domain such as "example.org"') from None
+
+
 def password_hash(text: str) -> Secret:
     """An Argon2id PHC string that can be verified in bounded time and memory."""
     match = _PHC.fullmatch(text)

@@ -9,8 +9,8 @@ import secrets
 from datetime import timedelta
 
 from certbob.devices import Device
-from certbob.errors import GrantExpired, GrantInvalid, GrantUsed
-from certbob.identity import Identity
+from certbob.errors import GrantExpired, GrantInvalid, GrantReplaced, GrantUsed
+from certbob.identity import Door, Identity
 from certbob.keys import derive_key, digest, passphrase_for
 from certbob.ports import Clock, Delivery, Grant, GrantStore
 from certbob.tokens import Tokens
@@ -38,7 +38,10 @@ class Grants:
         validity: timedelta,
         delivery: Delivery = Delivery.DOWNLOAD,
     ) -> str:
-        """A new grant's token. Whether the person is entitled is the caller's question (`Issuance.admit`)."""
+        """A new grant's token. Whether the person is entitled is the caller's question (`Issuance.admit`).
+
+        In a chat old messages stay in sight, so there a new grant takes the place of an older link.
+        """
         now = self._clock.now()
         grant_id = secrets.token_urlsafe(32)
         # Mail takes its time, and whoever redeems a mailed link has to sign in.
@@ -55,6 +58,8 @@ class Grants:
                 expires_at=expires_at,
             )
         )
+        if identity.door is Door.MATTERMOST:
+            await self._store.set_latest_link(identity.subject, digest(grant_id))
         return self._tokens.sign(identity.subject, grant_id, expires_at=expires_at)
 
     async def inspect(self, untrusted_token: str) -> Grant:
@@ -73,7 +78,7 @@ class Grants:
         return grant
 
     def check_live(self, grant: Grant, holder: str | None = None) -> None:
-        """Raises GrantUsed, GrantExpired."""
+        """Raises GrantUsed, GrantExpired, GrantReplaced."""
         if grant.claimed_at is not None:
             by_holder = bool(holder and grant.holder_hash) and hmac.compare_digest(
                 digest(holder or ""), grant.holder_hash or ""
@@ -81,11 +86,13 @@ class Grants:
             raise GrantUsed(grant.claimed_at, by_holder=by_holder)
         if grant.expires_at <= self._clock.now():
             raise GrantExpired
+        if grant.is_replaced:
+            raise GrantReplaced
 
     async def redeem(self, untrusted_token: str, holder: str | None = None) -> Grant:
         """Spend the grant, once over all processes. `holder`: the secret of the browser that does it.
 
-        Raises GrantMalformed, GrantInvalid, GrantUsed, GrantExpired.
+        Raises GrantMalformed, GrantInvalid, GrantUsed, GrantExpired, GrantReplaced.
         """
         grant = await self.inspect(untrusted_token)
         holder_hash = digest(holder) if holder else None

@@ -12,6 +12,7 @@ from enum import StrEnum
 from certbob.errors import UnfitName
 
 MAX_NAME_BYTES = 64  # X.520 ub-common-name, counted in bytes because some readers do
+MAX_DEVICE_NAME = 40
 MAX_LOCAL_BYTES = 64  # RFC 5321 4.5.3.1.1
 MAX_EMAIL_LENGTH = 254  # RFC 5321 4.5.3.1.3: a path is 256 octets with its angle brackets
 
@@ -34,6 +35,7 @@ class Door(StrEnum):
 
     OIDC = "oidc"
     LOCAL = "local"
+    MATTERMOST = "mattermost"
     TERMINAL = "terminal"
 
 
@@ -44,7 +46,7 @@ class Identity:
     `subject` is our own stable id (a UUID as text) and never shown. `name` is as the door tells it, and held
     against `fit_name` before it stands in a certificate. `email` was checked by `fit_email` and is there only
     when the door has verified it. `account` is the door's own key for the person: the user name of a local
-    account, issuer and subject of single sign-on.
+    account, issuer and subject of single sign-on, the id of a Mattermost account.
     """
 
     subject: str
@@ -115,8 +117,8 @@ def fit_device_name(text: str) -> str:
     if not plain:
         raise UnfitName("Give the device a name.")
     name = _fit_text(plain, "The name of the device")
-    if len(name) > 40:
-        raise UnfitName("The name of the device is longer than 40 characters.")
+    if len(name) > MAX_DEVICE_NAME:
+        raise UnfitName(f"The name of the device is longer than {MAX_DEVICE_NAME} characters.")
     return name
 
 

@@ -12,7 +12,7 @@ from cryptography import x509
 from certbob.devices import Encoding
 from certbob.errors import TooManyCertificates
 from certbob.identity import Identity
-from certbob.ports import Clock, Delivery, Intent, LedgerStore
+from certbob.ports import Certificate, Clock, Delivery, Intent, LedgerStore
 
 HOUR = timedelta(hours=1)
 
@@ -70,3 +70,16 @@ class Ledger:
 
     async def encoded_as(self, entry: int, encoding: Encoding) -> None:
         await self._store.set_encoding(entry, encoding)
+
+    async def revoked(self, entry: int, reason_code: int) -> None:
+        """`reason_code`: RFC 5280 5.3.1."""
+        await self._store.set_revoked(entry, reason_code, now=self._clock.now())
+
+    async def certificates_of(self, subject: str, *, limit: int, offset: int = 0) -> list[Certificate]:
+        """The active ones first, the one that ends soonest on top; then the others, the newest on top."""
+        now = self._clock.now()
+        return await self._store.certificates_of(subject, now=now, limit=limit, offset=offset)
+
+    async def find(self, serial: int, subject: str) -> Certificate | None:
+        """None as well when it is somebody else's."""
+        return await self._store.find_certificate(serial, subject)

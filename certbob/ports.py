@@ -10,9 +10,13 @@ from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
 
 from cryptography import x509
 
-from certbob.devices import Device, Encoding
+from certbob.devices import Device, Encoding, Platform
 from certbob.identity import Door, Identity
 from certbob.profiles import KeyType, Usage
+from certbob.words import duration
+
+EXPIRES_SOON = timedelta(days=14)
+_DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -138,6 +142,12 @@ class Grant:
     expires_at: datetime
     claimed_at: datetime | None = None
     holder_hash: str | None = None
+    is_replaced: bool = False  # by a newer link in the same chat
+
+    @property
+    def tells_passphrase(self) -> bool:
+        """Whether its page does; a link in a chat comes with the passphrase beside it."""
+        return self.identity.door is not Door.MATTERMOST or self.delivery is Delivery.LINK
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +182,19 @@ class Mailer(Protocol):
         """Raises MailUnavailable, MailRefused when it is entered."""
         ...
 
+    async def reach(self) -> None:
+        """Connection, TLS and password only. Raises MailUnavailable."""
+        ...
+
 
 class GrantStore(Protocol):
     """Every method raises StorageProblem when the database cannot do it."""
 
     async def add_grant(self, grant: Grant) -> None: ...
+
+    async def set_latest_link(self, subject: str, id_hash: str) -> None:
+        """Of the links that somebody got in a chat only this one can be redeemed from now on."""
+        ...
 
     async def find_grant(self, id_hash: str) -> Grant | None: ...
 
@@ -208,6 +226,45 @@ class Intent:
     request_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """One that was issued, as the ledger has it. `entry`: its number there. Times are aware, UTC.
+
+    `delivered` None: nobody knows whether it got to the person.
+    """
+
+    entry: int
+    serial: int
+    subject: str
+    name: str
+    profile_id: str
+    platform: Platform
+    device: str
+    door: Door
+    delivered: bool | None
+    fingerprint: str  # SHA-256, hex
+    not_before: datetime
+    not_after: datetime
+    revoked_at: datetime | None
+
+    def is_active(self, now: datetime) -> bool:
+        return self.revoked_at is None and now < self.not_after
+
+    def status(self, now: datetime) -> str:
+        """In a word or two for its owner."""
+        if self.revoked_at is not None:
+            return "Revoked"
+        if now >= self.not_after:
+            return "Expired"
+        if self.delivered is False:
+            return "Not collected"
+        left = self.not_after - now
+        if left < EXPIRES_SOON:
+            unit = _DAY if left >= _DAY else _HOUR
+            return f"Expires in {duration(max(left // unit * unit, _HOUR))}"
+        return "Active"
+
+
 class LedgerStore(Protocol):
     """Every method raises StorageProblem when the database cannot do it. Times are aware, UTC."""
 
@@ -232,6 +289,20 @@ class LedgerStore(Protocol):
         ...
 
     async def set_encoding(self, entry: int, encoding: Encoding) -> None: ...
+
+    async def set_revoked(self, entry: int, reason_code: int, *, now: datetime) -> None:
+        """Keeps the time and the reason of the first time."""
+        ...
+
+    async def certificates_of(
+        self, subject: str, *, now: datetime, limit: int, offset: int
+    ) -> list[Certificate]:
+        """The active ones first, the one that ends soonest on top; then the others, the newest on top."""
+        ...
+
+    async def find_certificate(self, serial: int, subject: str) -> Certificate | None:
+        """None as well when it is somebody else's."""
+        ...
 
     async def entries_since(self, subject: str, since: datetime) -> list[datetime]:
         """When this person's certificates were asked for, oldest first; failed tries do not count."""
@@ -308,6 +379,65 @@ class SignInStore(Protocol):
     async def take_sign_in(self, key: str, browser_hash: str) -> PendingSignIn | None:
         """In one statement, so that over all processes it is taken once."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRequest:
+    """A chat account that somebody may say is theirs, by signing in here."""
+
+    user_id: str
+    user_name: str
+    until: datetime
+
+
+class ChatStore(Protocol):
+    """Chat accounts, by their user ids. Every method raises StorageProblem when the database cannot do it."""
+
+    async def bind(self, user_id: str, kind: str, value: str) -> str:
+        """What was first bound to the account as this kind of fact. In one statement."""
+        ...
+
+    async def add_link_request(self, id_hash: str, request: LinkRequest) -> None: ...
+
+    async def find_link_request(self, id_hash: str) -> LinkRequest | None: ...
+
+    async def take_link_request(self, id_hash: str) -> bool:
+        """In one statement, so that over all processes it is taken once."""
+        ...
+
+    async def link(self, user_id: str, user_name: str, identity: Identity) -> None: ...
+
+    async def linked_identity(self, user_id: str) -> Identity | None:
+        """Whose account it is, as they were at their last sign-in."""
+        ...
+
+    async def refresh_links(self, identity: Identity) -> None:
+        """Somebody has signed in: what is known of them now counts for their chat accounts, too."""
+        ...
+
+    async def links_of(self, subject: str) -> dict[str, str]:
+        """User id -> the name it had then."""
+        ...
+
+    async def unlink(self, user_id: str, subject: str) -> None: ...
+
+    async def forget(self, user_id: str) -> bool:
+        """All that is bound to the account and linked with it; False when there was nothing."""
+        ...
+
+    async def see_once(self, id_hash: str, until: datetime) -> bool:
+        """False when it was seen before. In one statement, over all processes."""
+        ...
+
+    async def key_of(self, server: str) -> str | None:
+        """Base64 of DER (SubjectPublicKeyInfo)."""
+        ...
+
+    async def pin_key(self, server: str, public_key: str) -> None:
+        """Unless there is one."""
+        ...
+
+    async def replace_key(self, server: str, public_key: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,10 @@ class Profiles:
     def for_identity(self, identity: Identity) -> tuple[Profile, ...]:
         return tuple(profile for profile in self._profiles.values() if profile.allows(identity))
 
+    def labels(self) -> dict[str, str]:
+        """Id -> what people see."""
+        return {profile.id: profile.label for profile in self._profiles.values()}
+
     def entitled(self, profile_id: str, identity: Identity) -> Profile:
         """The profile, if this person may have it. Raises NotEntitled."""
         profile = self._profiles.get(profile_id)

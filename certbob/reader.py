@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from enum import EnumType
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from types import FunctionType
@@ -188,6 +189,9 @@ class Reader:
             return _convert(key.type, given)
         if grammar and isinstance(given.value, str):
             given = given._replace(value=grammar(given.value))
+        elif grammar and isinstance(given.value, list):
+            rows = ([row] if not isinstance(row, str) else grammar(row) for row in given.value)
+            given = given._replace(value=list(chain.from_iterable(rows)))
         return self._tables(shape, given)
 
     def _tables(self, shape: type[T], given: _Given) -> tuple[T, ...]:
@@ -281,7 +285,10 @@ def _holds_secret(shape: type[Struct], table: Mapping[str, object]) -> bool:
         value, rows = table.get(key.name), _shape(key.type)
         if isinstance(value, str) and _is_secret(key):
             return True
-        tables = [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
+        items = value if isinstance(value, list) else []
+        if _is_secret(key) and any(isinstance(item, str) for item in items):
+            return True
+        tables = [item for item in items if isinstance(item, dict)]
         if rows and any(_holds_secret(rows, row) for row in tables):
             return True
     return False

@@ -99,6 +99,8 @@ async def _running(app: web.Application, settings: Settings) -> AsyncIterator[No
     web.attach(app, services)
     if services.single_sign_on is not None:
         services.single_sign_on.is_away()  # begins to look, so that the first page knows
+    if services.chat is not None:
+        services.chat.look()
     background = asyncio.create_task(jobs.run(services))
     try:
         yield

@@ -1,15 +1,19 @@
 """What front doors are given: the core's services, wired by `certbob.bootstrap`."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from enum import StrEnum
+from typing import Any, Protocol
 
+from certbob.chat_links import ChatLinks
 from certbob.delivery import MailDelivery
 from certbob.grants import Grants
 from certbob.identity import Identity
 from certbob.issuance import Issuance
+from certbob.ledger import Ledger
 from certbob.ports import CertificateAuthority, Clock, People, SessionStore
 from certbob.profiles import Profiles
+from certbob.revocation import Revocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,22 @@ class SignedIn:
     sign_out_hint: str | None = field(repr=False)
 
 
+class Verdict(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the doctor says of `subject`. `mend`: what to do; empty where there is nothing to do."""
+
+    subject: str
+    verdict: Verdict
+    text: str
+    mend: str = ""
+
+
 class SingleSignOn(Protocol):
     """Signing in through an identity provider, as the pages see it. `label`: what people call it."""
 
@@ -58,8 +78,66 @@ class SingleSignOn(Protocol):
         """None while the provider serves, else the reason in words for the operator. Does not wait."""
         ...
 
+    async def examine(self) -> str | None:
+        """As `trouble`, but the provider is asked now."""
+        ...
+
     def is_away(self) -> bool:
         """Whether the provider did not answer when it was looked at last. Does not wait."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SlashCommand:
+    """Somebody's command in a chat. `name`: what they call it, `/cert`; `words`: what they wrote after it."""
+
+    name: str
+    user_id: str
+    user_name: str
+    words: tuple[str, ...]
+
+
+class Chat(Protocol):
+    """A chat whose people get certificates by a slash command.
+
+    `opens_links`: people's clients are told to. `links_accounts`: people say who they are by signing in here.
+    """
+
+    opens_links: bool
+    links_accounts: bool
+
+    async def accept(
+        self, fields: Mapping[str, str], authorization: str | None, address: str
+    ) -> SlashCommand:
+        """The command in a form. Raises NotFromChat, SignInBlocked, BadRequest, StorageProblem."""
+        ...
+
+    async def identity(self, command: SlashCommand) -> Identity:
+        """Raises the ChatProblems, NameTaken, UnfitName, StorageProblem."""
+        ...
+
+    def write(self, message: str, /, **facts: Any) -> str:
+        """A message as the chat's own Markdown."""
+        ...
+
+    def start(self, work: Awaitable[object], command: SlashCommand, message: str) -> None:
+        """Work that goes on after the answer; when it fails the person gets `message`, where that can be."""
+        ...
+
+    async def accept_key(self) -> str:
+        """Believe the key that the server signs with now; its fingerprint. Raises CannotStart."""
+        ...
+
+    async def forget(self, user_id: str) -> bool:
+        """What is bound to and linked with an account; False when there was nothing."""
+        ...
+
+    def examine(self) -> AsyncIterator[Finding]:
+        """What is right and wrong with it, for the operator."""
+        ...
+
+    def look(self) -> None:
+        """Begin to ask the chat's server for what is needed of it. Does not wait."""
         ...
 
 
@@ -75,6 +153,10 @@ class Services:
     sessions: SessionStore
     local: LocalSignIn
     single_sign_on: SingleSignOn | None
+    chat: Chat | None
+    chat_links: ChatLinks
+    ledger: Ledger
+    revocation: Revocation
     still_knows: Callable[[Identity], bool]  # False once the account was taken away
     session_key: bytes = field(repr=False)  # for form tokens
     storage_health: Callable[[], Awaitable[str | None]]  # None, or what is wrong

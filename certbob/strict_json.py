@@ -5,15 +5,21 @@ from typing import Any
 
 
 def json_object(data: bytes) -> dict[str, Any]:
-    """UTF-8, one object, no name twice, no NaN, no half of a surrogate pair. Raises ValueError."""
+    """One object; otherwise as `json_value`. Raises ValueError."""
+    value = json_value(data)
+    if not isinstance(value, dict):
+        raise ValueError("JSON is not an object")
+    return value
+
+
+def json_value(data: bytes) -> Any:
+    """UTF-8, in objects no name twice, no NaN, no half of a surrogate pair. Raises ValueError."""
     try:
         value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
         if b"\\u" in data:
             json.dumps(value, ensure_ascii=False).encode()  # a half cannot be encoded
     except RecursionError as error:
         raise ValueError("JSON is nested too deeply") from error
-    if not isinstance(value, dict):
-        raise ValueError("JSON is not an object")
     return value
 
 

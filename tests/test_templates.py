@@ -16,6 +16,7 @@ from tests.support.html import Page
 from tests.support.preview import (
     ADA,
     CA,
+    CERTIFICATE,
     ERROR,
     HOSTILE,
     LOGIN,
@@ -191,7 +192,8 @@ def test_what_htmx_sends_works_without_it(sample: Sample) -> None:
 @every_markup
 def test_links_lead_to_pages_that_exist(sample: Sample) -> None:
     ours = {"/", "/new", "/login/oidc", "/login/oidc/logout", "/ca", "/ca/root.pem", "/ca/root.crt"}
-    known = ours | {"/ca/chain.pem", "mailto:help@example.org"}
+    mine = {"/certificates", "/link", f"/certificates/{CERTIFICATE.serial:x}/revoke"}
+    known = ours | mine | {"/ca/chain.pem", "mailto:help@example.org"}
 
     for link in shown(sample).all("a"):
         address = link.get("href", "").partition("?")[0]
@@ -294,7 +296,7 @@ def test_the_frame_knows_who_is_signed_in() -> None:
     assert inside.form("/logout").method == "post"
     assert inside.form("/logout").fields == {"form_token": NEW.facts["form_token"]}
     assert "Signed in as Ada Lovelace" in inside.text("header")
-    assert [link.get("href") for link in inside.all("nav//a")] == ["/new"]
+    assert [link.get("href") for link in inside.all("nav//a")] == ["/new", "/certificates"]
     assert outside.forms("/logout") == []
     assert outside.all("nav") == []
 

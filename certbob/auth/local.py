@@ -93,6 +93,11 @@ class LocalAccounts:
     def has(self, username: str) -> bool:
         return username in self._accounts
 
+    async def identity_of(self, username: str) -> Identity | None:
+        """As the configuration has the account now."""
+        account = self._accounts.get(username)
+        return await self._identity(account) if account else None
+
     async def identities(self) -> list[Identity]:
         """Everybody who can sign in like that."""
         return [await self._identity(account) for account in self._accounts.values()]

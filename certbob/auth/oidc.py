@@ -105,6 +105,13 @@ class OIDCSignIn:
     def trouble(self) -> str | None:
         return self._provider.trouble()
 
+    async def examine(self) -> str | None:
+        try:
+            await self._provider.reach()
+        except ProviderProblem as problem:
+            return str(problem)
+        return self.trouble()
+
     def is_away(self) -> bool:
         return self._provider.is_away()
 

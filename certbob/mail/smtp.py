@@ -8,8 +8,8 @@ import asyncio
 import ipaddress
 import logging
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from email.message import EmailMessage
 from email.policy import SMTP as WIRE
 from email.policy import SMTPUTF8 as WIRE_UTF8
@@ -74,6 +74,23 @@ class SMTPMailer:
     @asynccontextmanager
     async def envelope(self, recipient: str) -> AsyncIterator["SMTPEnvelope"]:
         """Raises MailUnavailable, MailRefused."""
+        async with self._connection() as smtp:
+            with self._unavailable():
+                async with asyncio.timeout(OPEN_SECONDS):
+                    await self._sign_in(smtp)
+                    international = await self._address(smtp, recipient)
+            yield SMTPEnvelope(smtp, international=international)
+
+    async def reach(self) -> None:
+        """Raises MailUnavailable."""
+        async with self._connection() as smtp:
+            with self._unavailable():
+                async with asyncio.timeout(OPEN_SECONDS):
+                    await self._sign_in(smtp)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[aiosmtplib.SMTP]:
+        """Not yet connected; closed politely in the end."""
         # The library upgrades silently or not at all when it is left to decide; so it never is.
         smtp = aiosmtplib.SMTP(
             hostname=self._host,
@@ -85,38 +102,41 @@ class SMTPMailer:
             tls_context=self._tls if self._security != "none" else None,
         )
         try:
-            international = await self._opened(smtp, recipient)
-            yield SMTPEnvelope(smtp, international=international)
+            yield smtp
         finally:
             with suppress(aiosmtplib.SMTPException, OSError, TimeoutError):
                 async with asyncio.timeout(QUIT_SECONDS):
                     await smtp.quit()
             smtp.close()
 
-    async def _opened(self, smtp: aiosmtplib.SMTP, recipient: str) -> bool:
-        """Up to the recipient's acceptance; whether the message may have headers in UTF-8."""
+    @contextmanager
+    def _unavailable(self) -> Iterator[None]:
+        """What the server and the library say, as a MailProblem."""
         try:
-            async with asyncio.timeout(OPEN_SECONDS):
-                await smtp.connect()
-                if self._security == "starttls":
-                    await smtp.starttls()
-                if self._username is not None:
-                    await smtp.login(self._username, self._password.reveal() if self._password else "")
-                international = not recipient.isascii()
-                if international:
-                    await smtp.ehlo()
-                    if not smtp.supports_extension("smtputf8"):
-                        raise MailRefused(
-                            "the server does not offer SMTPUTF8", "It cannot write to this address."
-                        )
-                encoding = "utf-8" if international else "ascii"
-                options = ["SMTPUTF8", "BODY=8BITMIME"] if international else []
-                await smtp.mail(self._sender, options=options, encoding=encoding)
-                await smtp.rcpt(recipient, encoding=encoding)
+            yield
         except (aiosmtplib.SMTPSenderRefused, aiosmtplib.SMTPRecipientRefused) as error:
             raise _refused(error) from error
         except (aiosmtplib.SMTPException, OSError, TimeoutError, ValueError) as error:
             raise MailUnavailable(f"{self._host}:{self._port}: {_reason(error)}") from error
+
+    async def _sign_in(self, smtp: aiosmtplib.SMTP) -> None:
+        await smtp.connect()
+        if self._security == "starttls":
+            await smtp.starttls()
+        if self._username is not None:
+            await smtp.login(self._username, self._password.reveal() if self._password else "")
+
+    async def _address(self, smtp: aiosmtplib.SMTP, recipient: str) -> bool:
+        """Up to the recipient's acceptance; whether the message may have headers in UTF-8."""
+        international = not recipient.isascii()
+        if international:
+            await smtp.ehlo()
+            if not smtp.supports_extension("smtputf8"):
+                raise MailRefused("the server does not offer SMTPUTF8", "It cannot write to this address.")
+        encoding = "utf-8" if international else "ascii"
+        options = ["SMTPUTF8", "BODY=8BITMIME"] if international else []
+        await smtp.mail(self._sender, options=options, encoding=encoding)
+        await smtp.rcpt(recipient, encoding=encoding)
         return international
 
 

@@ -10,13 +10,18 @@ from cryptography.hazmat.primitives.serialization import Encoding as Serializati
 
 from certbob.devices import Device, Encoding, Platform
 from certbob.identity import Door, Identity
-from certbob.ports import Delivery, Grant, Intent, PendingSignIn, Session, Tries
+from certbob.ports import Certificate, Delivery, Grant, Intent, LinkRequest, PendingSignIn, Session, Tries
 from certbob.store import from_epoch, from_json, to_epoch, to_json
 from certbob.store.sqlite import Database
 
 CLAIM_LEASE = timedelta(minutes=1)
 _SURELY_UNSIGNED = (
     "NOT EXISTS (SELECT 1 FROM certificates WHERE grant_hash = grants.id_hash AND state <> 'failed')"
+)
+# A condition on `grants`.
+_REPLACED = (
+    "(door = 'mattermost' AND delivery = 'download' AND id_hash <>"
+    " (SELECT latest.id_hash FROM latest_links AS latest WHERE latest.subject = grants.subject))"
 )
 _IDENTITY = "subject, door, account, name, email, groups"
 
@@ -61,13 +66,13 @@ class SqlGrants:
     async def find_grant(self, id_hash: str) -> Grant | None:
         row = await self._database.row(
             f"SELECT {_IDENTITY}, profile, validity, platform, device, older, delivery, created_at,"
-            " expires_at, claimed_at, holder_hash FROM grants WHERE id_hash = ?",
+            f" expires_at, claimed_at, holder_hash, {_REPLACED} FROM grants WHERE id_hash = ?",
             id_hash,
         )
         if row is None:
             return None
         profile, validity, platform, device, older, delivery = row[6:12]
-        created_at, expires_at, claimed_at, holder_hash = row[12:]
+        created_at, expires_at, claimed_at, holder_hash, is_replaced = row[12:]
         return Grant(
             id_hash=id_hash,
             identity=_identity(*row[:6]),
@@ -79,11 +84,21 @@ class SqlGrants:
             expires_at=from_epoch(expires_at),
             claimed_at=None if claimed_at is None else from_epoch(claimed_at),
             holder_hash=holder_hash,
+            is_replaced=bool(is_replaced),
+        )
+
+    async def set_latest_link(self, subject: str, id_hash: str) -> None:
+        await self._database.rows(
+            "INSERT INTO latest_links (subject, id_hash) VALUES (?, ?)"
+            " ON CONFLICT (subject) DO UPDATE SET id_hash = excluded.id_hash",
+            subject,
+            id_hash,
         )
 
     async def claim_grant(self, id_hash: str, holder_hash: str | None, *, now: datetime) -> bool:
         row = await self._database.row(
             "UPDATE grants SET claimed_at = ?, holder_hash = ? WHERE id_hash = ? AND expires_at > ?"
+            f" AND {_REPLACED} IS NOT TRUE"
             f" AND (claimed_at IS NULL OR (claimed_at <= ? AND {_SURELY_UNSIGNED})) RETURNING 1",
             to_epoch(now),
             holder_hash,
@@ -178,6 +193,37 @@ class SqlLedger:
     async def set_encoding(self, entry: int, encoding: Encoding) -> None:
         await self._database.rows("UPDATE certificates SET encoding = ? WHERE id = ?", encoding, entry)
 
+    async def set_revoked(self, entry: int, reason_code: int, *, now: datetime) -> None:
+        await self._database.rows(
+            "UPDATE certificates SET revoked_at = ?, revocation_reason = ?"
+            " WHERE id = ? AND revoked_at IS NULL",
+            to_epoch(now),
+            reason_code,
+            entry,
+        )
+
+    async def certificates_of(
+        self, subject: str, *, now: datetime, limit: int, offset: int
+    ) -> list[Certificate]:
+        rows = await self._database.rows(
+            f"SELECT {_CERTIFICATE} FROM certificates WHERE subject = ? AND state = 'issued'"
+            " ORDER BY CASE WHEN revoked_at IS NULL AND not_after > ? THEN not_after END ASC NULLS LAST,"
+            " not_after DESC, id DESC LIMIT ? OFFSET ?",
+            subject,
+            to_epoch(now),
+            limit,
+            offset,
+        )
+        return [_certificate(*row) for row in rows]
+
+    async def find_certificate(self, serial: int, subject: str) -> Certificate | None:
+        row = await self._database.row(
+            f"SELECT {_CERTIFICATE} FROM certificates WHERE serial = ? AND subject = ? AND state = 'issued'",
+            f"{serial:x}",
+            subject,
+        )
+        return None if row is None else _certificate(*row)
+
     async def entries_since(self, subject: str, since: datetime) -> list[datetime]:
         rows = await self._database.rows(
             "SELECT created_at FROM certificates WHERE subject = ? AND created_at > ? AND state <> 'failed'"
@@ -186,6 +232,44 @@ class SqlLedger:
             to_epoch(since),
         )
         return [from_epoch(created_at) for (created_at,) in rows]
+
+
+_CERTIFICATE = (
+    "id, serial, subject, name, profile, platform, device, door, delivered, fingerprint, not_before,"
+    " not_after, revoked_at"
+)
+
+
+def _certificate(
+    entry: int,
+    serial: str,
+    subject: str,
+    name: str,
+    profile: str,
+    platform: str,
+    device: str,
+    door: str,
+    delivered: int | None,
+    fingerprint: str,
+    not_before: int,
+    not_after: int,
+    revoked_at: int | None,
+) -> Certificate:
+    return Certificate(
+        entry=entry,
+        serial=int(serial, 16),
+        subject=subject,
+        name=name,
+        profile_id=profile,
+        platform=Platform(platform),
+        device=device,
+        door=Door(door),
+        delivered=None if delivered is None else bool(delivered),
+        fingerprint=fingerprint,
+        not_before=from_epoch(not_before),
+        not_after=from_epoch(not_after),
+        revoked_at=None if revoked_at is None else from_epoch(revoked_at),
+    )
 
 
 class SqlPeople:
@@ -310,6 +394,115 @@ class SqlSignIns:
 
     async def prune_sign_ins(self, before: datetime) -> None:
         await self._database.rows("DELETE FROM sign_ins WHERE started_at < ?", to_epoch(before))
+
+
+class SqlChats:
+    """Implements `ports.ChatStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def bind(self, user_id: str, kind: str, value: str) -> str:
+        row = await self._database.one(
+            "INSERT INTO chat_accounts (user_id, kind, value) VALUES (?, ?, ?)"
+            " ON CONFLICT (user_id, kind) DO UPDATE SET kind = excluded.kind RETURNING value",
+            user_id,
+            kind,
+            value,
+        )
+        return str(row[0])
+
+    async def add_link_request(self, id_hash: str, request: LinkRequest) -> None:
+        await self._database.rows(
+            "INSERT INTO link_requests (id_hash, user_id, user_name, until) VALUES (?, ?, ?, ?)",
+            id_hash,
+            request.user_id,
+            request.user_name,
+            to_epoch(request.until),
+        )
+
+    async def find_link_request(self, id_hash: str) -> LinkRequest | None:
+        row = await self._database.row(
+            "SELECT user_id, user_name, until FROM link_requests WHERE id_hash = ?", id_hash
+        )
+        return None if row is None else LinkRequest(row[0], row[1], from_epoch(row[2]))
+
+    async def take_link_request(self, id_hash: str) -> bool:
+        row = await self._database.row("DELETE FROM link_requests WHERE id_hash = ? RETURNING 1", id_hash)
+        return row is not None
+
+    async def link(self, user_id: str, user_name: str, identity: Identity) -> None:
+        await self._database.rows(
+            f"INSERT INTO chat_links (user_id, user_name, {_IDENTITY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (user_id) DO UPDATE SET user_name = excluded.user_name, subject = excluded.subject,"
+            " door = excluded.door, account = excluded.account, name = excluded.name,"
+            " email = excluded.email, groups = excluded.groups",
+            user_id,
+            user_name,
+            *_identity_values(identity),
+        )
+
+    async def linked_identity(self, user_id: str) -> Identity | None:
+        row = await self._database.row(f"SELECT {_IDENTITY} FROM chat_links WHERE user_id = ?", user_id)
+        return None if row is None else _identity(*row)
+
+    async def refresh_links(self, identity: Identity) -> None:
+        await self._database.rows(
+            "UPDATE chat_links SET name = ?, email = ?, groups = ? WHERE subject = ?",
+            identity.name,
+            identity.email,
+            to_json(identity.groups),
+            identity.subject,
+        )
+
+    async def links_of(self, subject: str) -> dict[str, str]:
+        rows = await self._database.rows(
+            "SELECT user_id, user_name FROM chat_links WHERE subject = ? ORDER BY user_name", subject
+        )
+        return dict(rows)
+
+    async def unlink(self, user_id: str, subject: str) -> None:
+        await self._database.rows(
+            "DELETE FROM chat_links WHERE user_id = ? AND subject = ?", user_id, subject
+        )
+
+    async def forget(self, user_id: str) -> bool:
+        forgotten = [
+            await self._database.rows(f"DELETE FROM {table} WHERE user_id = ? RETURNING 1", user_id)
+            for table in ("chat_accounts", "chat_links", "link_requests")
+        ]
+        return any(forgotten)
+
+    async def see_once(self, id_hash: str, until: datetime) -> bool:
+        row = await self._database.row(
+            "INSERT INTO seen_messages (id_hash, until) VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING 1",
+            id_hash,
+            to_epoch(until),
+        )
+        return row is not None
+
+    async def key_of(self, server: str) -> str | None:
+        row = await self._database.row("SELECT public_key FROM chat_keys WHERE server = ?", server)
+        return None if row is None else str(row[0])
+
+    async def pin_key(self, server: str, public_key: str) -> None:
+        await self._database.rows(
+            "INSERT INTO chat_keys (server, public_key) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            server,
+            public_key,
+        )
+
+    async def replace_key(self, server: str, public_key: str) -> None:
+        await self._database.rows(
+            "INSERT INTO chat_keys (server, public_key) VALUES (?, ?)"
+            " ON CONFLICT (server) DO UPDATE SET public_key = excluded.public_key",
+            server,
+            public_key,
+        )
+
+    async def prune_chats(self, now: datetime) -> None:
+        for table in ("seen_messages", "link_requests"):
+            await self._database.rows(f"DELETE FROM {table} WHERE until < ?", to_epoch(now))
 
 
 class SqlTries:

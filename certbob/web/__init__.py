@@ -9,7 +9,18 @@ from quart import Quart, Response, g, request
 
 from certbob.errors import NoSuchPage
 from certbob.services import Services
-from certbob.web import errors, issue, login, ops, options, single_sign_on, trust
+from certbob.web import (
+    certificates,
+    chat_links,
+    errors,
+    issue,
+    login,
+    mattermost,
+    ops,
+    options,
+    single_sign_on,
+    trust,
+)
 from certbob.web.context import WebSettings, reference
 from certbob.web.guard import Guard
 from certbob.web.pages import set_up_templates
@@ -35,7 +46,8 @@ def create_app(settings: WebSettings, *, root: Path, trusted_proxies: Sequence[s
     static = StaticFiles(root / "static")
     set_up_templates(app, static)
     errors.set_up_errors(app)
-    for module in (login, single_sign_on, options, issue, trust, ops):
+    doors = (login, single_sign_on, options, issue, certificates, chat_links, mattermost, trust, ops)
+    for module in doors:
         app.register_blueprint(module.blueprint)
 
     @app.get("/static/<name>")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from quart import current_app, g, request
 
+from certbob.errors import NotSignedIn
+from certbob.identity import Identity
 from certbob.ports import Session
 from certbob.services import Services
 
@@ -39,6 +41,14 @@ def settings() -> WebSettings:
 def session() -> Session | None:
     found: Session | None = g.get("session")
     return found
+
+
+def identity() -> Identity:
+    """Of the person who is signed in. Raises NotSignedIn."""
+    current = session()
+    if current is None:
+        raise NotSignedIn
+    return current.identity
 
 
 def reference() -> str:

@@ -1,9 +1,11 @@
 """Where a grant becomes a file."""
 
+from dataclasses import replace
+
 from quart import Blueprint, Response, request
 
 from certbob.bundles import Format
-from certbob.devices import looks_old
+from certbob.devices import Device, Platform, looks_old, platform_of
 from certbob.errors import (
     BadRequest,
     GrantMalformed,
@@ -51,7 +53,7 @@ PREVIEW_AGENTS = (
     "bingpreview",
     "applebot",
 )
-CLICKED = (Door.OIDC, Door.LOCAL)  # doors whose link was opened by a click a moment ago
+CLICKED = (Door.OIDC, Door.LOCAL)  # doors whose link was opened by a click on a page of ours
 
 
 @blueprint.get("/issue")
@@ -96,7 +98,8 @@ async def redeem() -> Response:
         return await _render_take(grant, token, problem=problem)
     except Problem as problem:
         log_problem(problem)
-        return await show(problem, token=token, by_mail=by_mail, passphrase=_still_shown(problem, token))
+        passphrase = _still_shown(problem, grant, token)
+        return await show(problem, token=token, by_mail=by_mail, passphrase=passphrase)
     response = _file(issued)
     if grant.delivery is Delivery.LINK:
         forget_link(response)
@@ -113,7 +116,7 @@ async def _take_page(grant: Grant, token: str) -> Response:
         try:
             services().grants.check_live(grant, holder())
         except GrantUsed as problem:
-            return await show(problem, passphrase=_still_shown(problem, token))
+            return await show(problem, passphrase=_still_shown(problem, grant, token))
     return await _render_take(grant, token)
 
 
@@ -159,28 +162,20 @@ async def _render_take(grant: Grant, token: str, *, problem: MailProblem | None 
     ready = take if take is not None and take.is_ready else None
     sent = mail.sent(grant, holder()) if mail is not None else None
     surprising_age = looks_old(user_agent()) and not grant.device.older and settings().ask_older
-    autostart = (
-        take is None
-        and problem is None
-        and grant.delivery is not Delivery.LINK
-        and grant.identity.door in CLICKED
-        # A link that was pasted or sent somewhere is no click on a page of ours.
-        and request.headers.get("Sec-Fetch-Site") == "same-origin"
-        and not surprising_age
-    )
+    autostart = take is None and problem is None and not surprising_age and _was_clicked(grant)
     response = await page(
         "take.html",
         200 if problem is None else status_of(problem),
         state="new" if ready is None else "repeat",
         token=token,
-        passphrase=services().grants.passphrase(token),
+        passphrase=services().grants.passphrase(token) if grant.tells_passphrase else None,
         autostart=autostart,
         by_mail=grant.delivery is Delivery.MAIL,
         recipient=grant.identity.email,
         sent=sent,
         problem=problem,
         name=grant.identity.name,
-        device=grant.device,
+        device=_device_here(grant),
         older=grant.device.older or surprising_age,
         profile_label=services().profiles.entitled(grant.profile_id, grant.identity).label,
         valid_until=grant.created_at + grant.validity if ready is None else ready.not_after,
@@ -201,9 +196,26 @@ async def _render_take(grant: Grant, token: str, *, problem: MailProblem | None 
     return response
 
 
-def _still_shown(problem: Problem, token: str) -> str | None:
+def _was_clicked(grant: Grant) -> bool:
+    """Whether somebody opened the link a moment ago, so that its page may begin by itself."""
+    if grant.delivery is Delivery.LINK:
+        return False
+    if grant.identity.door is Door.MATTERMOST:
+        return True
+    # A link that was pasted or sent somewhere is no click on a page of ours.
+    return grant.identity.door in CLICKED and request.headers.get("Sec-Fetch-Site") == "same-origin"
+
+
+def _device_here(grant: Grant) -> Device:
+    """A chat does not say what the device is; the browser may."""
+    if grant.identity.door is Door.MATTERMOST and grant.device.platform is Platform.OTHER:
+        return replace(grant.device, platform=platform_of(user_agent()))
+    return grant.device
+
+
+def _still_shown(problem: Problem, grant: Grant, token: str) -> str | None:
     """The passphrase, when the file went to this very browser a moment ago, if through another process."""
-    if not isinstance(problem, GrantUsed) or not problem.by_holder:
+    if not isinstance(problem, GrantUsed) or not problem.by_holder or not grant.tells_passphrase:
         return None
     if services().clock.now() - problem.claimed_at > REPEAT_WINDOW:
         return None

@@ -34,7 +34,12 @@ blueprint = Blueprint("login", __name__)
 
 START = "/new"
 # Where a sign-in may lead, and the fields of a form that survive it. Never an address from outside.
-DESTINATIONS = {"/new": ("platform", "device", "profile", "validity", "older", "delivery"), "/issue": ()}
+DESTINATIONS: dict[str, tuple[str, ...]] = {
+    "/new": ("platform", "device", "profile", "validity", "older", "delivery"),
+    "/issue": (),
+    "/certificates": (),
+    "/link": (),
+}
 
 
 MAX_FIELD_LENGTH = 200  # of an address that is kept while somebody signs in elsewhere

@@ -6,11 +6,11 @@ from datetime import timedelta
 from quart import Blueprint, Response, request
 
 from certbob import words
-from certbob.devices import Device, Platform, looks_old, platform_of
-from certbob.errors import CAUnavailable, InvalidInput, NotSignedIn, UnfitName
+from certbob.devices import Device, Platform, looks_old, platform_of, suggested_name
+from certbob.errors import CAUnavailable, InvalidInput, UnfitName
 from certbob.identity import Identity, fit_device_name
 from certbob.ports import Delivery
-from certbob.web.context import is_htmx, services, session, settings, user_agent
+from certbob.web.context import identity, is_htmx, services, settings, user_agent
 from certbob.web.forms import read_form
 from certbob.web.issue import take_page
 from certbob.web.pages import page
@@ -49,15 +49,15 @@ async def show_options() -> Response:
 @signed_in
 async def choose() -> Response:
     values = _values(await read_form())
-    identity = _identity()
+    person = identity()
     try:
-        profile_id, device, validity = await _parse(values, identity)
+        profile_id, device, validity = await _parse(values, person)
     except InvalidInput as problem:
         return await _options_page(values, status=422, errors=problem.fields)
-    await services().issuance.admit(identity, profile_id)
+    await services().issuance.admit(person, profile_id)
     mail = services().mail
     delivery = Delivery.DOWNLOAD if mail is None or values.delivery == Delivery.DOWNLOAD else mail.way
-    token = await services().grants.mint(identity, profile_id, device, validity, delivery)
+    token = await services().grants.mint(person, profile_id, device, validity, delivery)
     if mail is not None and delivery is Delivery.LINK:
         await mail.send_link(token)
         return await _link_sent()
@@ -77,18 +77,11 @@ async def _link_sent() -> Response:
 
 def _deliveries() -> dict[str, str]:
     """What can be chosen, in words."""
-    address = _identity().email
+    address = identity().email
     offered = {Delivery.DOWNLOAD.value: "Download it here"}
     if services().mail is not None and address is not None:
         offered[Delivery.MAIL.value] = f"By mail to {words.masked(address)}"
     return offered
-
-
-def _identity() -> Identity:
-    current = session()
-    if current is None:
-        raise NotSignedIn
-    return current.identity
 
 
 def _values(sent: dict[str, str]) -> Values:
@@ -109,15 +102,10 @@ def _values(sent: dict[str, str]) -> Values:
 
 def _suggestions() -> dict[str, str]:
     """For each platform a name of the device, such as `Ada's Windows PC`."""
-    owner = f"{_identity().name.split(' ')[0]}'s"
-    try:
-        fit_device_name(owner)
-    except UnfitName:
-        owner = "My"
-    return {platform: f"{owner} {platform.noun}"[:40] for platform in Platform}
+    return {platform: suggested_name(identity().name, platform) for platform in Platform}
 
 
-async def _parse(values: Values, identity: Identity) -> tuple[str, Device, timedelta]:
+async def _parse(values: Values, person: Identity) -> tuple[str, Device, timedelta]:
     """Raises InvalidInput with all mistakes at once, NotEntitled for a profile the person may not have."""
     errors = {}
     try:
@@ -130,7 +118,7 @@ async def _parse(values: Values, identity: Identity) -> tuple[str, Device, timed
         errors["delivery"] = "Choose how you want to get it."
     if not values.profile:
         raise InvalidInput({**errors, "profile": "Choose what it is for."})
-    profile = services().profiles.entitled(values.profile, identity)
+    profile = services().profiles.entitled(values.profile, person)
     longest = profile.longest_validity(await services().ca.longest_validity())
     if not longest:
         raise CAUnavailable("the authority ends within the hour")
@@ -160,7 +148,7 @@ async def _options_page(
     template: str | None = None,
     link_sent: bool = False,
 ) -> Response:
-    profiles = services().profiles.for_identity(_identity())
+    profiles = services().profiles.for_identity(identity())
     profile = next((p for p in profiles if p.id == values.profile), profiles[0] if profiles else None)
     longest = await services().ca.longest_validity()
     offered = (

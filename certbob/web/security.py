@@ -1,7 +1,7 @@
 """What stands above every route: headers, sessions, who may call it, and from where.
 
-Every handler carries one of the decorators `public`, `signed_in`, `grant_holder`; a test walks the route
-table and fails for a handler without.
+Every handler carries one of the decorators `public`, `signed_in`, `grant_holder`, `owner`, `from_chat`; a
+test walks the route table and fails for a handler without.
 """
 
 import functools
@@ -15,13 +15,14 @@ from typing import ParamSpec
 
 from quart import Response, g, request
 
-from certbob.errors import ForeignRequest, NotSignedIn, StorageProblem
+from certbob.chat_links import LIFETIME as CHAT_LINK_LIFETIME
+from certbob.errors import ForeignRequest, NoSuchPage, NotSignedIn, StorageProblem
 from certbob.grants import LINK_LIFETIME
 from certbob.identity import Identity
 from certbob.keys import digest
 from certbob.ports import Session
 from certbob.web.context import services, session, settings
-from certbob.web.forms import read_form
+from certbob.web.forms import read_first_fields, read_form
 from certbob.web.guard import allowed_hosts
 
 P = ParamSpec("P")
@@ -30,6 +31,7 @@ Handler = Callable[P, Awaitable[Response]]
 IDLE = timedelta(minutes=15)
 ABSOLUTE = timedelta(hours=8)
 TOUCH_EVERY = timedelta(minutes=1)  # a write for each request would be dear and say little more
+WITHOUT_SESSION = ("/static/", "/request")
 HOLDER_AGE = timedelta(minutes=10)
 SIGN_IN_AGE = timedelta(minutes=10)
 SIGN_OUT_AGE = timedelta(minutes=5)  # after signing out here, to do it there, too
@@ -69,15 +71,43 @@ def public(handler: Handler[P]) -> Handler[P]:
 def signed_in(handler: Handler[P]) -> Handler[P]:
     """Only somebody who is signed in; a form must come from our own page of the same session."""
 
+    return _guarded(handler, _require_session)
+
+
+def owner(handler: Handler[P]) -> Handler[P]:
+    """Somebody who is signed in, or who has a link for this very page (`token`); the handler judges it."""
+
     async def check() -> None:
-        if request.method == "POST" and not _from_here():
+        fields = request.args if request.method != "POST" else await read_form()
+        if "token" not in fields:
+            await _require_session()
+        elif request.method == "POST" and not _from_here():
             raise ForeignRequest("sent by another site")
-        if session() is None:
-            raise NotSignedIn
-        if request.method == "POST":
-            token = (await read_form()).get("form_token", "")
-            if not hmac.compare_digest(token.encode(), form_token().encode()):
-                raise ForeignRequest("no or an old form token")
+
+    return _guarded(handler, check)
+
+
+async def _require_session() -> None:
+    if request.method == "POST" and not _from_here():
+        raise ForeignRequest("sent by another site")
+    if session() is None:
+        raise NotSignedIn
+    if request.method == "POST":
+        token = (await read_form()).get("form_token", "")
+        if not hmac.compare_digest(token.encode(), form_token().encode()):
+            raise ForeignRequest("no or an old form token")
+
+
+def from_chat(handler: Handler[P]) -> Handler[P]:
+    """Only the chat's server, by its token and its signature. The command is in `g.command`."""
+
+    async def check() -> None:
+        chat = services().chat
+        if chat is None:
+            raise NoSuchPage
+        g.command = await chat.accept(
+            await read_first_fields(), request.headers.get("Authorization"), request.remote_addr or "unknown"
+        )
 
     return _guarded(handler, check)
 
@@ -141,7 +171,7 @@ async def load_session() -> None:
     """Before each request: who is signed in, if the session is neither idle, over, nor its account gone."""
     g.session = None
     cookie = request.cookies.get(cookie_name("certbob"))
-    if not cookie or request.path.startswith("/static/"):
+    if not cookie or request.path.startswith(WITHOUT_SESSION):
         return
     found = await services().sessions.find_session(digest(cookie))
     if found is None:
@@ -166,13 +196,14 @@ async def start_session(identity: Identity, response: Response, *, is_admin: boo
     await services().sessions.add_session(
         Session(digest(cookie), identity, is_admin, created_at=now, seen_at=now)
     )
+    await services().chat_links.refresh(identity)
     _set_cookie(response, "certbob", cookie, None)
 
 
 async def end_session(response: Response) -> None:
     """On a shared computer nobody after this sees the last file's page either."""
     await _forget_session()
-    for purpose in ("certbob", "certbob-take", "certbob-link"):
+    for purpose in ("certbob", "certbob-take", "certbob-link", "certbob-chat"):
         _delete_cookie(response, purpose)
 
 
@@ -211,6 +242,18 @@ def remember_link(response: Response, token: str) -> None:
 
 def forget_link(response: Response) -> None:
     _delete_cookie(response, "certbob-link")
+
+
+def remembered_chat_link() -> str | None:
+    """The token of a chat's link that this browser opened before its person signed in."""
+    return request.cookies.get(cookie_name("certbob-chat")) or None
+
+
+def remember_chat_link(response: Response, token: str | None) -> None:
+    if token is None:
+        _delete_cookie(response, "certbob-chat")
+    else:
+        _set_cookie(response, "certbob-chat", token, CHAT_LINK_LIFETIME)
 
 
 def sign_in_browser() -> str | None:

@@ -29,8 +29,8 @@ def _room(modules: str, rooms: str = "", libraries: str = "") -> Room:
 
 
 CORE = (
-    "errors identity profiles devices ports words secret strict_json names tokens grants keys bundles lint issuance"
-    " delivery ledger services"
+    "errors identity profiles devices ports words secret strict_json names tokens grants keys bundles lint"
+    " issuance delivery ledger revocation chat_links services"
 )
 # Of the standard library, what the core leaves to adapters and front doors.
 OUTSIDE = _names("dbm ftplib http imaplib poplib smtplib socket socketserver sqlite3 ssl urllib")
@@ -54,9 +54,11 @@ ROOMS = {
     "config": _room("config reader grammars toml", "core", "msgspec cryptography"),
     "bootstrap": _room("bootstrap", "core files ca store auth chat mail config signers paths"),
     "jobs": _room("jobs", "core"),
-    "doctor": _room("doctor", "core config bootstrap"),
+    "doctor": _room("doctor", "core"),
     "server": _room("server", "core web config bootstrap jobs logs paths", "hypercorn"),
-    "cli": _room("cli", "core files auth config bootstrap jobs doctor server logs", "click cryptography"),
+    "cli": _room(
+        "cli", "core files auth chat config bootstrap jobs doctor server logs", "click cryptography"
+    ),
     "app": _room("app", "cli server web"),
 }
 

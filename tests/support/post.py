@@ -113,6 +113,10 @@ class FakeMailer:
             raise self.refusal()
         yield FakeEnvelope(self, recipient)
 
+    async def reach(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal()
+
 
 @dataclass(frozen=True, slots=True)
 class FakeEnvelope:

@@ -5,7 +5,7 @@ python -m tests.support.preview FOLDER      writes one HTML file for each sample
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,9 @@ from certbob.errors import (
     SignInRefused,
 )
 from certbob.identity import Door, Identity
+from certbob.ports import Certificate, LinkRequest
 from certbob.profiles import Profile, Usage
+from certbob.revocation import Reason
 from certbob.web.static import StaticFiles
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,6 +175,57 @@ ERROR = Sample(
         "start": "/",
     },
 )
+CERTIFICATE = Certificate(
+    entry=1,
+    serial=0xA4994CC011F4E45CFB5D3E71E0D39631,
+    subject=ADA.subject,
+    name=ADA.name,
+    profile_id="client",
+    platform=Platform.WINDOWS,
+    device="Work laptop",
+    door=Door.MATTERMOST,
+    delivered=True,
+    fingerprint="8af03c71" * 8,
+    not_before=NOW,
+    not_after=NOW + timedelta(days=90),
+    revoked_at=None,
+)
+CERTIFICATES = Sample(
+    "certificates.html",
+    {
+        **SIGNED_IN,
+        "certificates": [
+            replace(CERTIFICATE, device="Ada's iPhone", not_after=NOW + timedelta(days=12)),
+            CERTIFICATE,
+            replace(CERTIFICATE, device="Old laptop", revoked_at=NOW),
+        ],
+        "labels": {"client": "Client certificate"},
+        "now": NOW,
+        "number": 1,
+        "has_more": False,
+        "links_accounts": False,
+    },
+)
+REVOKE = Sample(
+    "revoke.html",
+    {
+        **SIGNED_IN,
+        "certificate": CERTIFICATE,
+        "is_over": False,
+        "reasons": tuple(Reason),
+        "errors": {},
+        "token": None,
+    },
+)
+LINK = Sample(
+    "chat_link.html",
+    {
+        **SIGNED_IN,
+        "wanted": LinkRequest("eqaw", "ada.lovelace", NOW + timedelta(minutes=10)),
+        "token": TOKEN,
+        "links": (),
+    },
+)
 CA = Sample(
     "ca.html",
     {
@@ -256,6 +309,17 @@ SAMPLES: dict[str, Sample] = {
     "error-expired": ERROR.changed(problem=GrantExpired(), status=410, again=None),
     "alert": Sample("_alert.html", ERROR.facts),
     "error-text": Sample("error.txt", ERROR.facts),
+    "certificates": CERTIFICATES,
+    "certificates-none": CERTIFICATES.changed(certificates=[]),
+    "certificates-more": CERTIFICATES.changed(number=2, has_more=True, links_accounts=True),
+    "revoke": REVOKE,
+    "revoke-from-chat": REVOKE.changed(**SIGNED_OUT, token=TOKEN),
+    "revoke-without-reason": REVOKE.changed(errors={"reason": "Choose why."}),
+    "revoke-done": REVOKE.changed(certificate=replace(CERTIFICATE, revoked_at=NOW)),
+    "revoke-over": REVOKE.changed(is_over=True),
+    "link": LINK,
+    "link-none": LINK.changed(wanted=None, token=None),
+    "link-list": LINK.changed(wanted=None, token=None, links=(("eqaw", "ada.lovelace"),)),
     "ca": CA,
 }
 

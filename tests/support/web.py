@@ -29,6 +29,7 @@ from certbob.auth.local import hash_password
 from certbob.auth.provider import OpenIDProvider
 from certbob.bootstrap import build_services, prepare_data_dir
 from certbob.ca.builtin import BuiltinCA, open_authority
+from certbob.chat.server import ChatServer
 from certbob.config import (
     DEFAULT_PROFILE,
     OIDC,
@@ -38,6 +39,7 @@ from certbob.config import (
     Limits,
     Local,
     LocalUser,
+    Mattermost,
     Server,
     Settings,
 )
@@ -119,6 +121,7 @@ def settings_for(
     limits: Limits = Limits(),  # noqa: B008
     oidc: OIDC = OIDC(),  # noqa: B008
     smtp: SMTP = SMTP(),  # noqa: B008
+    mattermost: Mattermost = Mattermost(),  # noqa: B008
 ) -> Settings:
     users = (
         LocalUser(
@@ -144,6 +147,7 @@ def settings_for(
         limits=limits,
         oidc=oidc,
         smtp=smtp,
+        mattermost=mattermost,
         profiles=profiles,
     )
 
@@ -156,12 +160,19 @@ async def open_site(
     ca: CertificateAuthority | None = None,
     provider: OpenIDProvider | None = None,
     mailer: Mailer | None = None,
+    chat_server: ChatServer | None = None,
     **settings: Any,
 ) -> AsyncIterator["Site"]:
     """A process of CertBob; several may share a data folder. `settings` as in `settings_for`."""
     configured = settings_for(data_dir, **settings)
     services = await build_services(
-        configured, clock=clock, ca=ca, signers=InlineSigners(), provider=provider, mailer=mailer
+        configured,
+        clock=clock,
+        ca=ca,
+        signers=InlineSigners(),
+        provider=provider,
+        mailer=mailer,
+        chat_server=chat_server,
     )
     app = new_app(configured)
     web.attach(app, services)

@@ -70,6 +70,53 @@ CREATE TABLE grants (
 );
 CREATE INDEX grants_by_expiry ON grants (expires_at);
 
+-- Of the links that somebody got in a chat only the newest one works.
+CREATE TABLE latest_links (
+    subject text PRIMARY KEY,
+    id_hash text NOT NULL
+);
+
+-- What a chat account was called when it was first seen; a name can be changed there by everybody.
+CREATE TABLE chat_accounts (
+    user_id text NOT NULL,
+    kind text NOT NULL,
+    value text NOT NULL,
+    PRIMARY KEY (user_id, kind)
+);
+
+-- Chat accounts whose people showed by signing in here who they are.
+CREATE TABLE chat_links (
+    user_id text PRIMARY KEY,
+    user_name text NOT NULL,
+    subject text NOT NULL,
+    door text NOT NULL,
+    account text NOT NULL,
+    name text NOT NULL,
+    email text,
+    groups text NOT NULL
+);
+CREATE INDEX chat_links_by_subject ON chat_links (subject);
+
+-- Chat accounts that were asked to do so.
+CREATE TABLE link_requests (
+    id_hash text PRIMARY KEY,
+    user_id text NOT NULL,
+    user_name text NOT NULL,
+    until bigint NOT NULL
+);
+
+-- Signed messages of a chat server, until they are too old to be taken again.
+CREATE TABLE seen_messages (
+    id_hash text PRIMARY KEY,
+    until bigint NOT NULL
+);
+
+-- The public key that a chat server had when it was first asked, base64 of DER.
+CREATE TABLE chat_keys (
+    server text PRIMARY KEY,
+    public_key text NOT NULL
+);
+
 -- The ledger: one row for every signing that may exist.
 CREATE TABLE certificates (
     id integer PRIMARY KEY,
@@ -95,6 +142,8 @@ CREATE TABLE certificates (
     not_after bigint,
     fingerprint text,
     certificate bytea,
+    revoked_at bigint,
+    revocation_reason bigint,
     delivery text NOT NULL DEFAULT 'download',
     delivered bigint DEFAULT 1,
     note text

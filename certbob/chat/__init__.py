@@ -1,0 +1,1 @@
+"""Chat systems whose people get certificates."""

@@ -1,0 +1,69 @@
+"""Taking a certificate back: the authority first, then the ledger; both can be repeated."""
+
+from datetime import timedelta
+from enum import StrEnum
+
+from certbob.errors import CAProblem, GrantExpired, GrantInvalid, NotRevoked
+from certbob.ledger import Ledger
+from certbob.ports import Certificate, CertificateAuthority, Clock, Revoker
+from certbob.tokens import Tokens
+
+LINK_LIFETIME = timedelta(minutes=10)
+
+
+class Reason(StrEnum):
+    """Why, as people say it."""
+
+    LOST = "lost"
+    RETIRED = "retired"
+    REPLACED = "replaced"
+    OTHER = "other"
+
+    @property
+    def label(self) -> str:
+        return {
+            Reason.LOST: "The device or the file was lost or stolen",
+            Reason.RETIRED: "The device is no longer used",
+            Reason.REPLACED: "I have a new certificate",
+            Reason.OTHER: "Something else",
+        }[self]
+
+    @property
+    def code(self) -> int:
+        """The CRL reason code (RFC 5280 5.3.1)."""
+        return {Reason.LOST: 1, Reason.RETIRED: 5, Reason.REPLACED: 4, Reason.OTHER: 0}[self]
+
+
+class Revocation:
+    """`tokens`: for links that let somebody in a chat revoke one certificate of theirs."""
+
+    def __init__(self, *, ledger: Ledger, ca: CertificateAuthority, tokens: Tokens, clock: Clock) -> None:
+        self._ledger = ledger
+        self._ca = ca
+        self._tokens = tokens
+        self._clock = clock
+
+    def link_token(self, certificate: Certificate) -> str:
+        """Good for ten minutes and for this certificate alone. Whoever has it may revoke it."""
+        expires_at = self._clock.now() + LINK_LIFETIME
+        return self._tokens.sign(certificate.subject, f"{certificate.serial:x}", expires_at=expires_at)
+
+    def subject_of(self, untrusted_token: str, serial: int) -> str:
+        """Whose certificate the link is for. Raises GrantMalformed, GrantInvalid, GrantExpired."""
+        claims = self._tokens.verify(untrusted_token)
+        if claims["jti"] != f"{serial:x}":
+            raise GrantInvalid("for another certificate")
+        if claims["exp"] <= self._clock.now().timestamp():
+            raise GrantExpired
+        return str(claims["sub"])
+
+    async def revoke(self, certificate: Certificate, reason: Reason) -> None:
+        """Raises NotRevoked, StorageProblem; can be repeated after both."""
+        if certificate.revoked_at is not None:
+            return
+        if isinstance(self._ca, Revoker):
+            try:
+                await self._ca.revoke(certificate.serial, reason.code)
+            except CAProblem as problem:
+                raise NotRevoked(problem.detail) from problem
+        await self._ledger.revoked(certificate.entry, reason.code)

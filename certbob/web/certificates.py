@@ -1,0 +1,93 @@
+"""My certificates, and taking one of them back."""
+
+import re
+from urllib.parse import urlencode
+
+from quart import Blueprint, Response, request
+
+from certbob.errors import InvalidInput, NoSuchPage
+from certbob.ports import Certificate
+from certbob.revocation import Reason
+from certbob.web.chat_links import links_accounts
+from certbob.web.context import identity, services
+from certbob.web.forms import read_form
+from certbob.web.pages import page
+from certbob.web.security import owner, signed_in
+
+blueprint = Blueprint("certificates", __name__)
+
+ON_A_PAGE = 25
+_SERIAL = re.compile(r"[0-9a-f]{1,40}", re.ASCII)  # 20 octets at most, RFC 5280 4.1.2.2
+_PAGE = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
+
+
+@blueprint.get("/certificates")
+@signed_in
+async def show_certificates() -> Response:
+    text = request.args.get("page", "1")
+    number = int(text) if _PAGE.fullmatch(text) else 1
+    found = await services().ledger.certificates_of(
+        identity().subject, limit=ON_A_PAGE + 1, offset=(number - 1) * ON_A_PAGE
+    )
+    return await page(
+        "certificates.html",
+        certificates=found[:ON_A_PAGE],
+        labels=services().profiles.labels(),
+        now=services().clock.now(),
+        number=number,
+        has_more=len(found) > ON_A_PAGE,
+        links_accounts=links_accounts(),
+    )
+
+
+@blueprint.get("/certificates/<serial>/revoke")
+@owner
+async def ask_to_revoke(serial: str) -> Response:
+    """Asks; or says that it is done."""
+    token = request.args.get("token")
+    return await _revoke_page(await _certificate(serial, token), token)
+
+
+@blueprint.post("/certificates/<serial>/revoke")
+@owner
+async def revoke(serial: str) -> Response:
+    form = await read_form()
+    token = form.get("token")
+    certificate = await _certificate(serial, token)
+    try:
+        reason = Reason(form.get("reason", ""))
+    except ValueError:
+        problem = InvalidInput({"reason": "Choose why."})
+        return await _revoke_page(certificate, token, 422, problem.fields)
+    await services().revocation.revoke(certificate, reason)
+    query = "" if token is None else f"?{urlencode({'token': token})}"
+    return Response(status=303, headers={"Location": f"/certificates/{serial}/revoke{query}"})
+
+
+async def _revoke_page(
+    certificate: Certificate, token: str | None, status: int = 200, errors: dict[str, str] | None = None
+) -> Response:
+    return await page(
+        "revoke.html",
+        status,
+        certificate=certificate,
+        is_over=certificate.not_after <= services().clock.now(),
+        reasons=tuple(Reason),
+        errors=errors or {},
+        token=token,
+    )
+
+
+async def _certificate(serial_text: str, token: str | None) -> Certificate:
+    """The person's own; by the link's token, or else by who is signed in.
+
+    Raises GrantMalformed, GrantInvalid, GrantExpired, NotSignedIn, NoSuchPage.
+    """
+    if not _SERIAL.fullmatch(serial_text):
+        raise NoSuchPage
+    serial = int(serial_text, 16)
+    subject = identity().subject if token is None else services().revocation.subject_of(token, serial)
+    found = await services().ledger.find(serial, subject)
+    if found is None:
+        raise NoSuchPage
+    return found

@@ -1,0 +1,269 @@
+"""Mattermost's slash command. Each word of a person is answered with 200: of anything else they see nothing.
+
+Measured on Mattermost 6.7 and read in 11.2: only a 200 of application/json with text in it is shown, a
+redirect loses the form, and nothing is tried again. Nothing here waits for the authority or a mail server.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from quart import Blueprint, Response, g
+
+from certbob.delivery import MailDelivery
+from certbob.devices import Device, Platform, suggested_name
+from certbob.errors import (
+    InvalidInput,
+    NoMailbox,
+    NoSuchPage,
+    NotEntitled,
+    NotLinked,
+    Problem,
+    UnfitName,
+    WrongMethod,
+)
+from certbob.identity import Identity, fit_device_name, name_key
+from certbob.issuance import FileOptions
+from certbob.ports import Certificate, Delivery
+from certbob.profiles import Profile
+from certbob.services import Chat, SlashCommand
+from certbob.web.context import reference, services, settings
+from certbob.web.errors import log_problem, show, status_of
+from certbob.web.security import from_chat, public
+
+blueprint = Blueprint("mattermost", __name__)
+log = logging.getLogger(__name__)
+
+MAX_LISTED = 10
+MAX_LINKS = 5  # each has a token, and a message at most 4000 characters
+AUTHORITY_SECONDS = 0.05  # what it signs at most is usually at hand
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """`goto`: what the person's client is to open."""
+
+    text: str
+    goto: str | None = None
+
+
+@blueprint.post("/request")
+@from_chat
+async def run_command() -> Response:
+    command: SlashCommand = g.command
+    try:
+        message = await _answer(command)
+    except Problem as problem:
+        log_problem(problem)
+        message = await _apology(command, problem)
+    except Exception as error:
+        log.exception("%s unexpected", reference(), exc_info=error)
+        message = await _apology(command, Problem())
+    content = {"response_type": "ephemeral", "text": message.text, "skip_slack_parsing": True}
+    if message.goto is not None:
+        content["goto_location"] = message.goto
+    return Response(json.dumps(content), content_type="application/json")
+
+
+@blueprint.get("/request")
+@public
+async def explain_method() -> Response:
+    """A command of the method GET writes its token into the logs on its way."""
+    _chat()
+    log.error(
+        "%s a slash command came as GET: set its method to POST in Mattermost, and regenerate its token",
+        reference(),
+    )
+    response = await show(WrongMethod())
+    response.headers["Allow"] = "POST"
+    return response
+
+
+@blueprint.after_request
+async def close_connection(response: Response) -> Response:
+    """So that no connection is cut under the next command: Mattermost sends each only once."""
+    response.headers["Connection"] = "close"
+    return response
+
+
+async def _answer(command: SlashCommand) -> Message:
+    word = command.words[0].lower() if command.words else "download"
+    return await COMMANDS.get(word, _help)(command)
+
+
+async def _apology(command: SlashCommand, problem: Problem) -> Message:
+    if isinstance(problem, NotLinked) and _chat().links_accounts:
+        with suppress(Problem):
+            return await _link(command)
+    return _message(
+        "problem", command, problem=problem, reference=reference() if status_of(problem) >= 500 else None
+    )
+
+
+async def _download(command: SlashCommand) -> Message:
+    identity = await _chat().identity(command)
+    token, profile = await _mint(command, identity, Delivery.DOWNLOAD)
+    grant = await services().grants.inspect(token)
+    url = _address("/issue", token=token)
+    return _message(
+        "download",
+        command,
+        goto=url if _chat().opens_links else None,
+        url=url,
+        name=identity.name,
+        device=grant.device.name,
+        profile=profile.label,
+        passphrase=services().grants.passphrase(token),
+        until=grant.expires_at,
+        valid_until=grant.created_at + grant.validity,
+    )
+
+
+async def _email(command: SlashCommand) -> Message:
+    mail = services().mail
+    if mail is None:
+        return _message("no-mail", command)
+    if mail.way is Delivery.LINK and not _chat().links_accounts:
+        return _message("mail-needs-sign-in", command)
+    identity = await _chat().identity(command)
+    if identity.email is None:
+        raise NoMailbox
+    token, _ = await _mint(command, identity, mail.way)
+    work = mail.send_link(token) if mail.way is Delivery.LINK else _send_file(mail, token)
+    _chat().start(work, command, "mail-failed")
+    grant = await services().grants.inspect(token)
+    return _message(
+        "email",
+        command,
+        device=grant.device.name,
+        recipient=identity.email,
+        passphrase=services().grants.passphrase(token) if mail.way is Delivery.MAIL else None,
+        valid_until=grant.created_at + grant.validity,
+    )
+
+
+def _send_file(mail: MailDelivery, token: str) -> Awaitable[object]:
+    return mail.send_file(token, holder=None, options=FileOptions(), request_id=reference())
+
+
+async def _list(command: SlashCommand) -> Message:
+    identity = await _chat().identity(command)
+    found = await services().ledger.certificates_of(identity.subject, limit=MAX_LISTED + 1)
+    return _message(
+        "list",
+        command,
+        certificates=found[:MAX_LISTED],
+        more=len(found) > MAX_LISTED,
+        pages=_chat().links_accounts,
+        now=services().clock.now(),
+    )
+
+
+async def _revoke(command: SlashCommand) -> Message:
+    """Nothing is revoked here: a command is easily sent by mistake, and a page can ask."""
+    identity = await _chat().identity(command)
+    wanted = " ".join(command.words[1:])
+    found = [
+        certificate
+        for certificate in await services().ledger.certificates_of(identity.subject, limit=100)
+        if certificate.is_active(services().clock.now()) and _is_called(certificate, wanted)
+    ]
+    links = [(certificate, _revocation_link(certificate)) for certificate in found[:MAX_LINKS]]
+    return _message("revoke", command, links=links, asked=bool(wanted), more=len(found) > MAX_LINKS)
+
+
+async def _link(command: SlashCommand) -> Message:
+    if not _chat().links_accounts:
+        return _message("no-links", command)
+    token = await services().chat_links.request(command.user_id, command.user_name)
+    return _message("link", command, url=_address("/link", token=token), name=command.user_name)
+
+
+async def _help(command: SlashCommand) -> Message:
+    word = command.words[0].lower() if command.words else "help"
+    return _message(
+        "help",
+        command,
+        known=word == "help",
+        mail=services().mail is not None,
+        links=_chat().links_accounts,
+    )
+
+
+COMMANDS: dict[str, Callable[[SlashCommand], Awaitable[Message]]] = {
+    "download": _download,
+    "email": _email,
+    "mail": _email,
+    "list": _list,
+    "status": _list,
+    "revoke": _revoke,
+    "link": _link,
+    "help": _help,
+}
+
+
+async def _mint(command: SlashCommand, identity: Identity, delivery: Delivery) -> tuple[str, Profile]:
+    """A grant for the first profile that the person may have."""
+    profile = _profile(identity)
+    await services().issuance.admit(identity, profile.id)
+    validity = profile.default_validity(await _longest_validity())
+    device = Device(Platform.OTHER, _device_name(command, identity), older=False)
+    return await services().grants.mint(identity, profile.id, device, validity, delivery), profile
+
+
+def _profile(identity: Identity) -> Profile:
+    """Raises NotEntitled."""
+    profiles = services().profiles.for_identity(identity)
+    if not profiles:
+        raise NotEntitled("Nothing of what there is")
+    return profiles[0]
+
+
+def _device_name(command: SlashCommand, identity: Identity) -> str:
+    wanted = " ".join(command.words[1:])
+    if not wanted:
+        return suggested_name(identity.name, Platform.OTHER)
+    try:
+        return fit_device_name(wanted)
+    except UnfitName as problem:
+        raise InvalidInput({"device": problem.text}) from problem
+
+
+async def _longest_validity() -> timedelta | None:
+    """None when the authority does not say at once."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(AUTHORITY_SECONDS):
+            return await services().ca.longest_validity()
+    return None
+
+
+def _is_called(certificate: Certificate, wanted: str) -> bool:
+    """Without a name every one is meant."""
+    return not wanted or name_key(certificate.device) == name_key(wanted)
+
+
+def _revocation_link(certificate: Certificate) -> str:
+    token = services().revocation.link_token(certificate)
+    return _address(f"/certificates/{certificate.serial:x}/revoke", token=token)
+
+
+def _address(path: str, **query: str) -> str:
+    """From the configuration alone, whatever the request says about hosts."""
+    return f"{settings().public_url}{path}?{urlencode(query)}"
+
+
+def _message(template: str, command: SlashCommand, *, goto: str | None = None, **facts: Any) -> Message:
+    return Message(_chat().write(template, command=command.name, **facts), goto)
+
+
+def _chat() -> Chat:
+    found = services().chat
+    if found is None:
+        raise NoSuchPage
+    return found
