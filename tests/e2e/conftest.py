@@ -36,6 +36,19 @@ CHROMIUM_OPTIONS = [
 ]
 
 
+def stepca_sections(authority: StepCAServer) -> str:
+    return f'''
+[ca]
+backend = "stepca"
+
+[stepca]
+url = "{authority.url}"
+root = "{authority.fingerprint}"
+provisioner = "{SHIPPED}"
+provisioner_password = "{PASSWORD}"
+'''
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
     """A CertBob that serves, and the commands of the same installation."""
@@ -76,17 +89,7 @@ def certbob(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         folder.mkdir(mode=0o700)
     configuration = USERS
     if request.param == "stepca":
-        authority: StepCAServer = request.getfixturevalue("step_ca")
-        configuration += f'''
-[ca]
-backend = "stepca"
-
-[stepca]
-url = "{authority.url}"
-root = "{authority.fingerprint}"
-provisioner = "{SHIPPED}"
-provisioner_password = "{PASSWORD}"
-'''
+        configuration += stepca_sections(request.getfixturevalue("step_ca"))
     file = home / "config.toml"
     file.write_text(configuration)
     file.chmod(0o600)
