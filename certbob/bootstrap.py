@@ -36,10 +36,11 @@ from certbob.mail.letters import Letters
 from certbob.mail.smtp import SMTPMailer, tls_context
 from certbob.names import Names
 from certbob.paths import resource_root
-from certbob.ports import CertificateAuthority, ChatStore, Clock, Mailer, People, Signers, TryStore
+from certbob.ports import CertificateAuthority, ChatStore, Clock, CrlSigner, Mailer, People, Signers, TryStore
 from certbob.private_files import require_private, write_private
 from certbob.profiles import KeyType, Profiles
 from certbob.revocation import Revocation
+from certbob.revocation_list import RevocationList
 from certbob.services import LocalSignIn, Services
 from certbob.signers import SignerPool
 from certbob.store.queries import SqlChats, SqlGrants, SqlLedger, SqlPeople, SqlSessions, SqlSignIns, SqlTries
@@ -122,7 +123,13 @@ async def _build(
         issuer=settings.server.public_url,
         lifetime=settings.issue.lifetime,
     )
-    ledger = Ledger(SqlLedger(database), clock=clock, hourly_limit=settings.limits.certificates_per_hour)
+    ledger_store = SqlLedger(database)
+    revocation_list = None
+    if isinstance(ca, CrlSigner):
+        revocation_list = RevocationList(
+            ledger_store, ca, clock=clock, lifetime=settings.builtin.crl_lifetime
+        )
+    ledger = Ledger(ledger_store, clock=clock, hourly_limit=settings.limits.certificates_per_hour)
     profiles = Profiles(settings.profiles)
     local = LocalAccounts(
         await _accounts(settings, people, tell_first_account), people=people, tries=tries, clock=clock
@@ -206,7 +213,7 @@ async def _build(
         server = chat_server or _chat_server(settings.mattermost)
         trigger = _trigger_check(settings.mattermost, server, chats, clock)
         chat = _chat(settings, server, trigger, chats, people, names, tries, current, clock)
-        stack.push_async_callback(chat.close)
+        stack.push_async_callback(chat.close, DRAIN_SECONDS)
 
     async def storage_health() -> str | None:
         try:
@@ -237,9 +244,11 @@ async def _build(
         chat=chat,
         chat_links=ChatLinks(chats, clock=clock),
         ledger=ledger,
+        revocation_list=revocation_list,
         revocation=Revocation(
             ledger=ledger,
             ca=ca,
+            revocation_list=revocation_list,
             tokens=Tokens(
                 secret, "revocation", "certbob:revoke", issuer=settings.server.public_url, clock=clock
             ),
@@ -311,7 +320,7 @@ def _authority(settings: Settings, data_dir: Path, *, clock: Clock, signers: Sig
         passphrase=settings.builtin.passphrase,
         now=clock.now(),
     )
-    return BuiltinCA(authority, signers=signers, clock=clock)
+    return BuiltinCA(authority, signers=signers, clock=clock, crl_url=f"{settings.server.public_url}/ca/crl")
 
 
 def _mailer(smtp: SMTP, host: str, public_url: str) -> SMTPMailer:

@@ -48,6 +48,7 @@ class Builtin(Struct, frozen=True, kw_only=True):
     name: Annotated[str, grammars.authority_name] = "CertBob"
     key_type: Literal["p256", "p384", "rsa3072", "rsa4096"] = "p256"
     passphrase: SomeSecret | None = None
+    crl_lifetime: Annotated[timedelta, grammars.crl_lifetime] = timedelta(days=7)
 
 
 class StepCA(Struct, frozen=True, kw_only=True):

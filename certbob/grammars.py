@@ -273,6 +273,11 @@ def grant_lifetime(text: str) -> timedelta:
     return _between(text, timedelta(seconds=30), timedelta(hours=1))
 
 
+def crl_lifetime(text: str) -> timedelta:
+    """Shorter ones would end while the service is repaired, longer ones hide a revocation for too long."""
+    return _between(text, timedelta(days=1), timedelta(days=10))
+
+
 def validity(text: str) -> timedelta:
     """At most 825 days, as Apple bounds servers of private authorities: a lost key must not live for ever."""
     return _between(text, timedelta(hours=1), timedelta(days=825))

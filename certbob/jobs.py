@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 from certbob.errors import Problem
 from certbob.services import Services
@@ -9,13 +10,24 @@ from certbob.services import Services
 log = logging.getLogger(__name__)
 
 PRUNE_SECONDS = 600
+REVOCATION_LIST_SECONDS = 20  # another process may have revoked something
 
 
 async def run(services: Services) -> None:
-    """Until cancelled: forget what has expired. A failure is logged, and tried again next time."""
+    """Until cancelled: forget what has expired, keep the list of revoked certificates fresh."""
+    jobs = [_every(PRUNE_SECONDS, services.prune)]
+    if services.revocation_list is not None:
+        jobs.append(_every(REVOCATION_LIST_SECONDS, services.revocation_list.refresh))
+    await asyncio.gather(*jobs)
+
+
+async def _every(seconds: float, job: Callable[[], Awaitable[None]]) -> None:
+    """A failure is logged, and the job tried again next time."""
     while True:
         try:
-            await services.prune()
+            await job()
         except Problem as problem:
-            log.warning("pruning failed: %s", problem.detail)
-        await asyncio.sleep(PRUNE_SECONDS)
+            log.warning("%s failed: %s", job.__name__, problem.detail)
+        except Exception as error:
+            log.exception("%s failed", job.__name__, exc_info=error)
+        await asyncio.sleep(seconds)

@@ -20,6 +20,7 @@ from certbob.ports import Chain, LeafRules, SigningRequest, Trust
 from certbob.profiles import Usage
 
 BACKDATE = timedelta(minutes=5)  # a client whose clock is a little behind must not refuse a fresh certificate
+MAX_CRL_LIFETIME = timedelta(days=10)  # who has got hold of an older list must not use it for long
 MAX_BACKDATE = timedelta(minutes=10)
 _SLACK = timedelta(minutes=2)  # step-ca back-dates by a minute and adds that to the asked length
 
@@ -54,6 +55,30 @@ def subject_alternative_name(request: SigningRequest) -> x509.SubjectAlternative
     if request.email is not None:
         return x509.SubjectAlternativeName([x509.RFC822Name(request.email)])
     return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"urn:uuid:{request.subject}")])
+
+
+def crl_distribution_points(url: str) -> x509.CRLDistributionPoints:
+    """RFC 5280 4.2.1.13: one list for all reasons, signed by the certificate's issuer."""
+    name = x509.UniformResourceIdentifier(url)
+    return x509.CRLDistributionPoints([x509.DistributionPoint([name], None, None, None)])
+
+
+def check_crl(crl: x509.CertificateRevocationList, issuer: x509.Certificate, revoked: set[int]) -> list[str]:
+    """Whether the list names exactly these serial numbers, and readers can believe it (RFC 5280 5)."""
+    findings = []
+    key = issuer.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey) or not crl.is_signature_valid(key):
+        findings.append("it is not signed by the authority")
+    if crl.issuer != issuer.subject:
+        findings.append("its issuer is not the authority")
+    critical = {extension.oid: extension.critical for extension in crl.extensions}
+    if critical != {ExtensionOID.AUTHORITY_KEY_IDENTIFIER: False, ExtensionOID.CRL_NUMBER: False}:
+        findings.append("its extensions are not exactly the expected ones")
+    if crl.next_update_utc is None or crl.next_update_utc - crl.last_update_utc > MAX_CRL_LIFETIME:
+        findings.append("it lasts for longer than ten days")
+    if {entry.serial_number for entry in crl} != revoked:
+        findings.append("it does not name exactly the revoked certificates")
+    return findings
 
 
 def check_request(request: SigningRequest) -> list[str]:
@@ -204,7 +229,10 @@ def _check_extensions(extensions: x509.Extensions, request: SigningRequest, rule
     findings = []
     if rules.exact:
         critical = {extension.oid: extension.critical for extension in extensions}
-        if critical != _EXACT_EXTENSIONS:
+        expected = _EXACT_EXTENSIONS
+        if rules.crl_url is not None:
+            expected = expected | {ExtensionOID.CRL_DISTRIBUTION_POINTS: False}
+        if critical != expected:
             findings.append("the extensions or their critical flags are not exactly the expected ones")
     by_oid = {extension.oid: extension.value for extension in extensions}
 
@@ -225,6 +253,10 @@ def _check_extensions(extensions: x509.Extensions, request: SigningRequest, rule
     tolerated = {ExtendedKeyUsageOID.SERVER_AUTH.dotted_string} if rules.server_auth else set()
     if len(found) != len(set(found)) or set(found) - tolerated != wanted:
         findings.append(f"the extended key usages are not the asked ones: {' '.join(found) or 'none'}")
+
+    points = by_oid.get(ExtensionOID.CRL_DISTRIBUTION_POINTS)
+    if rules.exact and rules.crl_url is not None and points != crl_distribution_points(rules.crl_url):
+        findings.append("the place of the revocation list is not the configured one")
 
     names = by_oid.get(ExtensionOID.SUBJECT_ALTERNATIVE_NAME)
     if names != subject_alternative_name(request):

@@ -1,6 +1,6 @@
 """What the core needs from the outside world, on one page. Adapters implement these; tests may swap them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -73,12 +73,13 @@ class Trust:
 class LeafRules:
     """How strictly `lint` holds a returned leaf against what was asked.
 
-    `exact`: the whole profile bit by bit, for a CA that is ours. Otherwise only what protects people:
-    another authority has a template of its own. `server_auth`: serverAuth beside clientAuth is let pass
-    and noted. `organizations`: values for O that the authority may add.
+    `exact`: the whole profile bit by bit, `crl_url` included, for a CA that is ours. Otherwise only what
+    protects people: another authority has a template of its own. `server_auth`: serverAuth beside clientAuth
+    is let pass and noted. `organizations`: values for O that the authority may add.
     """
 
     exact: bool
+    crl_url: str | None = None
     server_auth: bool = False
     organizations: frozenset[str] = field(default_factory=frozenset)
 
@@ -114,6 +115,40 @@ class Revoker(Protocol):
 
     async def revoke(self, serial: int, reason_code: int) -> None:
         """Raises CAProblem. Safe to repeat."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """An entry of a CRL. `reason_code`: RFC 5280 5.3.1."""
+
+    serial: int
+    revoked_at: datetime
+    reason_code: int
+
+
+@dataclass(frozen=True, slots=True)
+class Crl:
+    """A list of revoked certificates, DER, and what it says of itself."""
+
+    der: bytes = field(repr=False)
+    number: int
+    this_update: datetime
+    next_update: datetime
+
+
+@runtime_checkable
+class CrlSigner(Protocol):
+    """An authority whose lists of revoked certificates are ours to make."""
+
+    async def sign_crl(
+        self, revoked: Sequence[Revoked], *, number: int, this_update: datetime, next_update: datetime
+    ) -> bytes: ...
+
+    async def sign_root_crl(
+        self, *, number: int, this_update: datetime, next_update: datetime
+    ) -> bytes | None:
+        """Empty, about the intermediates; None where the root's key is not here."""
         ...
 
 
@@ -306,6 +341,22 @@ class LedgerStore(Protocol):
 
     async def entries_since(self, subject: str, since: datetime) -> list[datetime]:
         """When this person's certificates were asked for, oldest first; failed tries do not count."""
+        ...
+
+
+class CrlStore(Protocol):
+    """Every method raises StorageProblem when the database cannot do it."""
+
+    async def revocations(self) -> tuple[int, int]:
+        """Another pair after each revocation."""
+        ...
+
+    async def revoked(self, ended_after: datetime) -> list[Revoked]:
+        """All but those whose certificates ended before."""
+        ...
+
+    async def next_crl_number(self, at_least: int) -> int:
+        """Larger than all before, over all processes. In one statement."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Taking a certificate back: the authority first, then the ledger; both can be repeated."""
+"""Taking a certificate back: the authority first, then the ledger and the list; all can be repeated."""
 
 from datetime import timedelta
 from enum import StrEnum
@@ -6,6 +6,7 @@ from enum import StrEnum
 from certbob.errors import CAProblem, GrantExpired, GrantInvalid, NotRevoked
 from certbob.ledger import Ledger
 from certbob.ports import Certificate, CertificateAuthority, Clock, Revoker
+from certbob.revocation_list import RevocationList
 from certbob.tokens import Tokens
 
 LINK_LIFETIME = timedelta(minutes=10)
@@ -35,11 +36,23 @@ class Reason(StrEnum):
 
 
 class Revocation:
-    """`tokens`: for links that let somebody in a chat revoke one certificate of theirs."""
+    """`tokens`: for links that let somebody in a chat revoke one certificate of theirs.
 
-    def __init__(self, *, ledger: Ledger, ca: CertificateAuthority, tokens: Tokens, clock: Clock) -> None:
+    `revocation_list`: None where the authority makes its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        ca: CertificateAuthority,
+        revocation_list: RevocationList | None,
+        tokens: Tokens,
+        clock: Clock,
+    ) -> None:
         self._ledger = ledger
         self._ca = ca
+        self._revocation_list = revocation_list
         self._tokens = tokens
         self._clock = clock
 
@@ -67,3 +80,5 @@ class Revocation:
             except CAProblem as problem:
                 raise NotRevoked(problem.detail) from problem
         await self._ledger.revoked(certificate.entry, reason.code)
+        if self._revocation_list is not None:
+            await self._revocation_list.refresh_if_possible()

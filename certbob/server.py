@@ -101,6 +101,8 @@ async def _running(app: web.Application, settings: Settings) -> AsyncIterator[No
         services.single_sign_on.is_away()  # begins to look, so that the first page knows
     if services.chat is not None:
         services.chat.look()
+    if services.revocation_list is not None:
+        await services.revocation_list.refresh_if_possible()  # a fresh one before anybody can ask
     background = asyncio.create_task(jobs.run(services))
     try:
         yield

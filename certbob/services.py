@@ -14,6 +14,7 @@ from certbob.ledger import Ledger
 from certbob.ports import CertificateAuthority, Clock, People, SessionStore
 from certbob.profiles import Profiles
 from certbob.revocation import Revocation
+from certbob.revocation_list import RevocationList
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,7 @@ class Services:
     chat_links: ChatLinks
     ledger: Ledger
     revocation: Revocation
+    revocation_list: RevocationList | None  # None: the authority makes its own
     still_knows: Callable[[Identity], bool]  # False once the account was taken away
     session_key: bytes = field(repr=False)  # for form tokens
     storage_health: Callable[[], Awaitable[str | None]]  # None, or what is wrong

@@ -256,7 +256,7 @@ id = "wifi"
 
     @pytest.mark.parametrize(
         ("section", "key"),
-        [("server", "workers"), ("builtin", "crl_lifetime"), ("server", "listen_file"), ("log", "Level")],
+        [("server", "workers"), ("server", "listen_file"), ("log", "Level")],
     )
     def test_keys_that_do_nothing_are_unknown(self, folder: Path, section: str, key: str) -> None:
         [problem] = problems(folder, f"[{section}]\n{key} = 1")

@@ -9,6 +9,7 @@ to start when anybody else could read them.
 import secrets
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,14 +28,21 @@ from cryptography.hazmat.primitives.serialization import (
 
 from certbob import keys, lint
 from certbob.ca import pkcs8
-from certbob.errors import CannotStart, CARefused
-from certbob.ports import Chain, Clock, LeafRules, Signers, SigningRequest, Trust
+from certbob.errors import CABadAnswer, CannotStart, CARefused
+from certbob.ports import Chain, Clock, LeafRules, Revoked, Signers, SigningRequest, Trust
 from certbob.private_files import require_private, write_private
 from certbob.profiles import KeyType
 from certbob.secret import Secret
 
 ROOT_LIFETIME = timedelta(days=20 * 365)
 INTERMEDIATE_LIFETIME = timedelta(days=10 * 365)
+_REASONS = {
+    1: x509.ReasonFlags.key_compromise,
+    3: x509.ReasonFlags.affiliation_changed,
+    4: x509.ReasonFlags.superseded,
+    5: x509.ReasonFlags.cessation_of_operation,
+    9: x509.ReasonFlags.privilege_withdrawn,
+}
 _RESTORE = "Restore the folder from your last backup."
 
 AuthorityKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -47,14 +55,21 @@ class Authority:
     root: x509.Certificate
     intermediate: x509.Certificate
     key: bytes = field(repr=False)
+    root_key: bytes | None = field(repr=False, default=None)  # operators may keep it elsewhere
 
 
 class BuiltinCA:
-    """Implements `ports.CertificateAuthority`."""
+    """Implements `ports.CertificateAuthority` and `ports.CrlSigner`.
+
+    `crl_url`: where certificates say that the list of revoked ones is.
+    """
 
     rules = LeafRules(exact=True)
 
-    def __init__(self, authority: Authority, *, signers: Signers, clock: Clock) -> None:
+    def __init__(
+        self, authority: Authority, *, signers: Signers, clock: Clock, crl_url: str | None = None
+    ) -> None:
+        self.rules = LeafRules(exact=True, crl_url=crl_url)
         self._authority = authority
         self._signers = signers
         self._clock = clock
@@ -67,11 +82,40 @@ class BuiltinCA:
         leaf = await self._signers.run(
             sign_leaf,
             request,
+            crl_url=self.rules.crl_url,
             now=now,
             issuer=self._authority.intermediate.public_bytes(Encoding.DER),
             issuer_key=self._authority.key,
         )
         return Chain(x509.load_der_x509_certificate(leaf), (self._authority.intermediate,))
+
+    async def sign_crl(
+        self, revoked: Sequence[Revoked], *, number: int, this_update: datetime, next_update: datetime
+    ) -> bytes:
+        return await self._signers.run(
+            sign_crl,
+            tuple(revoked),
+            number=number,
+            this_update=this_update,
+            next_update=next_update,
+            issuer=self._authority.intermediate.public_bytes(Encoding.DER),
+            issuer_key=self._authority.key,
+        )
+
+    async def sign_root_crl(
+        self, *, number: int, this_update: datetime, next_update: datetime
+    ) -> bytes | None:
+        if self._authority.root_key is None:
+            return None
+        return await self._signers.run(
+            sign_crl,
+            (),
+            number=number,
+            this_update=this_update,
+            next_update=next_update,
+            issuer=self._authority.root.public_bytes(Encoding.DER),
+            issuer_key=self._authority.root_key,
+        )
 
     async def trust(self) -> Trust:
         return Trust(self._authority.root, (self._authority.intermediate,))
@@ -89,24 +133,66 @@ class BuiltinCA:
         """Nothing to close."""
 
 
-def sign_leaf(request: SigningRequest, *, now: datetime, issuer: bytes, issuer_key: bytes) -> bytes:
+def sign_leaf(
+    request: SigningRequest, *, crl_url: str | None = None, now: datetime, issuer: bytes, issuer_key: bytes
+) -> bytes:
     """The leaf, DER. Runs in a signer.
 
     A copy signed by a throwaway key is linted first: what our own key has signed cannot be taken back.
     """
     if findings := lint.check_request(request):
         raise CARefused("; ".join(findings))
-    builder = _leaf(request, now=now, issuer=x509.load_der_x509_certificate(issuer))
+    builder = _leaf(request, crl_url, now=now, issuer=x509.load_der_x509_certificate(issuer))
     copy = builder.sign(keys.generate(KeyType.P256), hashes.SHA256())
-    if findings := lint.check_leaf(copy, request, BuiltinCA.rules, now=now):
+    rules = LeafRules(exact=True, crl_url=crl_url)
+    if findings := lint.check_leaf(copy, request, rules, now=now):
         raise CARefused("; ".join(findings))
     return builder.sign(_authority_key(issuer_key), hashes.SHA256()).public_bytes(Encoding.DER)
 
 
-def _leaf(request: SigningRequest, *, now: datetime, issuer: x509.Certificate) -> x509.CertificateBuilder:
+def sign_crl(
+    revoked: Sequence[Revoked],
+    *,
+    number: int,
+    this_update: datetime,
+    next_update: datetime,
+    issuer: bytes,
+    issuer_key: bytes,
+) -> bytes:
+    """The list, DER, version 2 (RFC 5280 5.1). Runs in a signer."""
+    certificate = x509.load_der_x509_certificate(issuer)
+    builder = (
+        # All at once: adding one copies those before, which takes long for many.
+        x509.CertificateRevocationListBuilder(revoked_certificates=[_crl_entry(each) for each in revoked])
+        .issuer_name(certificate.subject)
+        .last_update(this_update)
+        .next_update(next_update)
+        .add_extension(_authority_key_identifier(certificate), critical=False)
+        .add_extension(x509.CRLNumber(number), critical=False)
+    )
+    crl = builder.sign(_authority_key(issuer_key), hashes.SHA256())
+    if findings := lint.check_crl(crl, certificate, {each.serial for each in revoked}):
+        raise CABadAnswer("; ".join(findings))
+    return crl.public_bytes(Encoding.DER)
+
+
+def _crl_entry(revoked: Revoked) -> x509.RevokedCertificate:
+    builder = (
+        x509.RevokedCertificateBuilder()
+        .serial_number(revoked.serial)
+        .revocation_date(revoked.revoked_at.replace(microsecond=0))
+    )
+    if revoked.reason_code:  # RFC 5280 5.3.1: unspecified is said by saying nothing
+        builder = builder.add_extension(x509.CRLReason(_REASONS[revoked.reason_code]), critical=False)
+    return builder.build()
+
+
+def _leaf(
+    request: SigningRequest, crl_url: str | None, *, now: datetime, issuer: x509.Certificate
+) -> x509.CertificateBuilder:
     csr = x509.load_der_x509_csr(request.csr)
     start = now.replace(microsecond=0) - lint.BACKDATE
-    return (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(lint.distinguished_name(request.common_name, request.organization))
         .issuer_name(issuer.subject)
@@ -125,6 +211,9 @@ def _leaf(request: SigningRequest, *, now: datetime, issuer: x509.Certificate) -
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(csr.public_key()), critical=False)
         .add_extension(_authority_key_identifier(issuer), critical=False)
     )
+    if crl_url is None:
+        return builder
+    return builder.add_extension(lint.crl_distribution_points(crl_url), critical=False)
 
 
 def _serial_number() -> int:
@@ -169,6 +258,8 @@ def open_authority(
         root = x509.load_pem_x509_certificate((folder / "root.pem").read_bytes())
         intermediate = x509.load_pem_x509_certificate((folder / "intermediate.pem").read_bytes())
         key = _load_key(folder / "intermediate.key", passphrase)
+        root_file = folder / "root.key"
+        root_key = _load_key(root_file, passphrase) if root_file.exists() else None
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise CannotStart(f"The authority in {folder} cannot be read: {error}.", _RESTORE) from error
     try:
@@ -177,7 +268,14 @@ def open_authority(
         raise CannotStart(f"{folder}/intermediate.pem does not belong to root.pem.", _RESTORE) from error
     if intermediate.public_key() != key.public_key():
         raise CannotStart(f"{folder}/intermediate.key does not belong to intermediate.pem.", _RESTORE)
-    return Authority(root, intermediate, keys.private_key_bytes(key))
+    if root_key is not None and root.public_key() != root_key.public_key():
+        raise CannotStart(f"{folder}/root.key does not belong to root.pem.", _RESTORE)
+    return Authority(
+        root,
+        intermediate,
+        keys.private_key_bytes(key),
+        keys.private_key_bytes(root_key) if root_key else None,
+    )
 
 
 def _require_protection(path: Path, passphrase: Secret | None) -> None:

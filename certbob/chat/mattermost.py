@@ -130,9 +130,10 @@ class Mattermost:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def close(self) -> None:
+    async def close(self, seconds: float) -> None:
+        """What was begun may end, for so long at most."""
         if self._running:
-            await asyncio.wait(self._running, timeout=1)
+            await asyncio.wait(self._running, timeout=seconds)
         if self._trigger is not None:
             await self._trigger.close()
         if self._server is not None:

@@ -10,7 +10,17 @@ from cryptography.hazmat.primitives.serialization import Encoding as Serializati
 
 from certbob.devices import Device, Encoding, Platform
 from certbob.identity import Door, Identity
-from certbob.ports import Certificate, Delivery, Grant, Intent, LinkRequest, PendingSignIn, Session, Tries
+from certbob.ports import (
+    Certificate,
+    Delivery,
+    Grant,
+    Intent,
+    LinkRequest,
+    PendingSignIn,
+    Revoked,
+    Session,
+    Tries,
+)
 from certbob.store import from_epoch, from_json, to_epoch, to_json
 from certbob.store.sqlite import Database
 
@@ -224,6 +234,29 @@ class SqlLedger:
         )
         return None if row is None else _certificate(*row)
 
+    async def revocations(self) -> tuple[int, int]:
+        row = await self._database.one(
+            f"SELECT count(*), coalesce(max({_TAKEN_BACK_AT}), 0) FROM certificates WHERE {_TAKEN_BACK}"
+        )
+        return row[0], row[1]
+
+    async def revoked(self, ended_after: datetime) -> list[Revoked]:
+        rows = await self._database.rows(
+            f"SELECT serial, {_TAKEN_BACK_AT}, coalesce(revocation_reason, 0) FROM certificates"
+            f" WHERE {_TAKEN_BACK} AND not_after > ? ORDER BY id",
+            to_epoch(ended_after),
+        )
+        return [Revoked(int(serial, 16), from_epoch(at), reason) for serial, at, reason in rows]
+
+    async def next_crl_number(self, at_least: int) -> int:
+        row = await self._database.one(
+            "INSERT INTO crl_numbers (id, number) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET number ="
+            " CASE WHEN crl_numbers.number < excluded.number THEN excluded.number"
+            " ELSE crl_numbers.number + 1 END RETURNING number",
+            at_least,
+        )
+        return int(row[0])
+
     async def entries_since(self, subject: str, since: datetime) -> list[datetime]:
         rows = await self._database.rows(
             "SELECT created_at FROM certificates WHERE subject = ? AND created_at > ? AND state <> 'failed'"
@@ -234,6 +267,9 @@ class SqlLedger:
         return [from_epoch(created_at) for (created_at,) in rows]
 
 
+# What nobody should believe: revoked by somebody, or thrown away when the authority had answered wrongly.
+_TAKEN_BACK = "serial IS NOT NULL AND (revoked_at IS NOT NULL OR state = 'rejected')"
+_TAKEN_BACK_AT = "coalesce(revoked_at, closed_at)"
 _CERTIFICATE = (
     "id, serial, subject, name, profile, platform, device, door, delivered, fingerprint, not_before,"
     " not_after, revoked_at"

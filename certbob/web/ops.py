@@ -24,6 +24,9 @@ async def readyz() -> Response:
     single_sign_on = services().single_sign_on
     if single_sign_on is not None:
         checks["oidc"] = single_sign_on.trouble()
+    revocation_list = services().revocation_list
+    if revocation_list is not None:
+        checks["crl"] = revocation_list.trouble()
     ready = all(reason is None for reason in checks.values())
     body = {"ready": ready, "checks": {name: reason or "ok" for name, reason in checks.items()}}
     return Response(json.dumps(body) + "\n", 200 if ready else 503, content_type="application/json")

@@ -3,8 +3,11 @@
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 
+from certbob.errors import NoSuchPage
+from certbob.ports import Crl
+from certbob.revocation_list import RevocationList
 from certbob.web.context import services
 from certbob.web.pages import page
 from certbob.web.security import public
@@ -43,6 +46,58 @@ async def root_crt() -> Response:
 async def chain_pem() -> Response:
     trust = await services().ca.trust()
     return _pem("chain.pem", *trust.intermediates, trust.root)
+
+
+@blueprint.get("/ca/crl")
+@public
+async def crl() -> Response:
+    """The list of revoked certificates. Services ask for it by timer, so most of them get a 304."""
+    return await _crl("crl", await _revocation_list().current())
+
+
+@blueprint.get("/ca/root-crl")
+@public
+async def root_crl() -> Response:
+    """The root's list, about its intermediates: what checks whole chains wants both."""
+    return await _crl("root-crl", await _root_crl())
+
+
+@blueprint.get("/ca/crls.pem")
+@public
+async def crls_pem() -> Response:
+    """Both lists in one file, as OpenSSL and what is built on it read them."""
+    lists = await _revocation_list().current(), await _root_crl()
+    content = b"".join(x509.load_der_x509_crl(each.der).public_bytes(Encoding.PEM) for each in lists)
+    response = _attachment("crls.pem", content, "application/x-pem-file")
+    return await _conditional(response, lists[0])
+
+
+def _revocation_list() -> RevocationList:
+    """Raises NoSuchPage where the authority makes its own list."""
+    found = services().revocation_list
+    if found is None:
+        raise NoSuchPage
+    return found
+
+
+async def _root_crl() -> Crl:
+    found = await _revocation_list().root()
+    if found is None:
+        raise NoSuchPage
+    return found
+
+
+async def _crl(name: str, crl: Crl) -> Response:
+    return await _conditional(_attachment(name, crl.der, "application/pkix-crl"), crl)
+
+
+async def _conditional(response: Response, crl: Crl) -> Response:
+    """RFC 9110 13: 304 for who has this list already."""
+    response.set_etag(f"{crl.number:x}")
+    response.last_modified = crl.this_update
+    response.headers["Cache-Control"] = "no-cache"  # a cache on the way must ask, or revoking takes longer
+    await response.make_conditional(request)
+    return response
 
 
 def _pem(name: str, *certificates: x509.Certificate) -> Response:

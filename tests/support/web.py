@@ -176,6 +176,8 @@ async def open_site(
     )
     app = new_app(configured)
     web.attach(app, services)
+    if services.revocation_list is not None:
+        await services.revocation_list.refresh()
     try:
         yield Site(app, services, clock, configured)
     finally:

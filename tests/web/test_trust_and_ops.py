@@ -28,7 +28,7 @@ async def test_a_ready_service_says_so(site: Site) -> None:
     answer = await site.program().get("/readyz")
 
     assert answer.status == 200
-    assert json.loads(answer.text) == {"ready": True, "checks": {"storage": "ok", "ca": "ok"}}
+    assert json.loads(answer.text) == {"ready": True, "checks": {"storage": "ok", "ca": "ok", "crl": "ok"}}
 
 
 async def test_what_is_missing_is_named_while_the_process_lives(site: Site, clock: StillClock) -> None:

@@ -117,6 +117,12 @@ CREATE TABLE chat_keys (
     public_key text NOT NULL
 );
 
+-- The number of the last list of revoked certificates; one row.
+CREATE TABLE crl_numbers (
+    id bigint PRIMARY KEY,
+    number bigint NOT NULL
+);
+
 -- The ledger: one row for every signing that may exist.
 CREATE TABLE certificates (
     id integer PRIMARY KEY,
@@ -148,6 +154,8 @@ CREATE TABLE certificates (
     delivered bigint DEFAULT 1,
     note text
 );
+CREATE INDEX certificates_taken_back ON certificates (revoked_at)
+    WHERE serial IS NOT NULL AND (revoked_at IS NOT NULL OR state = 'rejected');
 CREATE INDEX certificates_by_subject ON certificates (subject, created_at);
 -- One grant, one certificate: whatever the program does, the database refuses a second one.
 CREATE UNIQUE INDEX certificates_by_grant ON certificates (grant_hash) WHERE state <> 'failed';

@@ -1,0 +1,87 @@
+"""The list of revoked certificates (CRL, RFC 5280 5) that services read: always there, never over.
+
+A new one is signed at once when somebody revokes, and long before the old one ends. It is kept in memory; its
+number grows over all processes and restarts.
+"""
+
+import asyncio
+import logging
+from datetime import datetime, timedelta
+
+from certbob.errors import Problem
+from certbob.ports import Clock, Crl, CrlSigner, CrlStore
+
+log = logging.getLogger(__name__)
+
+RENEW_AFTER = timedelta(days=1)  # at the latest, and sooner where lists are short-lived
+GRACE = timedelta(days=1)  # an entry stays beyond its certificate's end (RFC 5280 3.3)
+BACKDATE = timedelta(minutes=5)  # for readers whose clock is a little behind
+
+
+class RevocationList:
+    """`lifetime`: from one list to the moment when services stop believing it."""
+
+    def __init__(self, store: CrlStore, signer: CrlSigner, *, clock: Clock, lifetime: timedelta) -> None:
+        self._store = store
+        self._signer = signer
+        self._clock = clock
+        self._lifetime = lifetime
+        self._current: Crl | None = None
+        self._root: Crl | None = None
+        self._seen: tuple[int, int] | None = None
+        self._building = asyncio.Lock()
+
+    async def current(self) -> Crl:
+        """Raises StorageProblem and what signing raises, when there is none that is still good."""
+        if self._current is None or self._current.next_update <= self._clock.now():
+            await self.refresh()
+        assert self._current is not None  # noqa: S101 `refresh` has made one, or raised
+        return self._current
+
+    async def root(self) -> Crl | None:
+        """Of the root, about its intermediates; None where its key is not here."""
+        await self.current()
+        return self._root
+
+    async def refresh(self) -> None:
+        """Sign a new list if there is something new, or it is time. Raises StorageProblem."""
+        async with self._building:
+            seen = await self._store.revocations()
+            now = self._clock.now()
+            if self._current is not None and seen == self._seen and now < self._renew_at(self._current):
+                return
+            this_update = now.replace(microsecond=0) - BACKDATE
+            next_update = this_update + self._lifetime
+            # Not only one more than the last: a database that comes from a backup has forgotten some.
+            number = await self._store.next_crl_number(int(now.timestamp()))
+            revoked = await self._store.revoked(now - GRACE)
+            der = await self._signer.sign_crl(
+                revoked, number=number, this_update=this_update, next_update=next_update
+            )
+            root_der = await self._signer.sign_root_crl(
+                number=number, this_update=this_update, next_update=next_update
+            )
+            self._current = Crl(der, number, this_update, next_update)
+            self._root = Crl(root_der, number, this_update, next_update) if root_der else None
+            self._seen = seen
+            log.info("list %d of revoked certificates: %d", number, len(revoked))
+
+    async def refresh_if_possible(self) -> None:
+        """A failure is logged; the last list is served on, and `trouble` tells in time."""
+        try:
+            await self.refresh()
+        except Problem as problem:
+            log.error("the list of revoked certificates was not renewed: %s", problem.detail)
+
+    def trouble(self) -> str | None:
+        """None while the list is fresh; a reason for the operator from half of its lifetime on."""
+        if self._current is None:
+            return "there is no list of revoked certificates"
+        left = self._current.next_update - self._clock.now()
+        if left < self._lifetime / 2:
+            hours = max(left, timedelta(0)) // timedelta(hours=1)
+            return f"the list of revoked certificates was not renewed, and ends in {hours} hours"
+        return None
+
+    def _renew_at(self, crl: Crl) -> datetime:
+        return crl.this_update + min(RENEW_AFTER, self._lifetime / 4)
