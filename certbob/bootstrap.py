@@ -157,7 +157,8 @@ async def _build(
             case Door.OIDC:
                 return oidc is not None and oidc.has(account)
             case Door.MATTERMOST:
-                return bool(settings.mattermost.token)
+                # Where people link their accounts they get the names that they have on the web.
+                return bool(settings.mattermost.token) and settings.mattermost.identity != "link"
         return True
 
     def still_knows(identity: Identity) -> bool:
@@ -398,6 +399,7 @@ def _chat(
             clock=clock,
         ),
         mode=mode,
+        has_addresses=mode is not IdentityMode.USERNAME or mattermost.email_domain is not None,
         messages=Messages(
             resource_root() / "partials" / "chat",
             site=settings.server.public_url,

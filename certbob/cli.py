@@ -268,8 +268,8 @@ def mattermost_setup(
     if as_json:
         click.echo(json.dumps({"team": done.team_id, "token": done.token.reveal()}))
         return
-    click.echo(f"{done.did[0].upper()}{done.did[1:]}. For the configuration:", err=True)
-    click.echo(f'[mattermost]\ntoken = [{{ team = "{done.team_id}", token = "{done.token.reveal()}" }}]')
+    click.echo(f"{done.did[0].upper()}{done.did[1:]}. For [mattermost] in the configuration:", err=True)
+    click.echo(f'token = [{{ team = "{done.team_id}", token = "{done.token.reveal()}" }}]')
 
 
 @mattermost.command("accept-key")
@@ -290,7 +290,7 @@ def mattermost_forget(load_settings: LoadSettings, user_id: str) -> None:
 
 def _chat(services: Services) -> Chat:
     if services.chat is None:
-        raise CannotStart("There is no chat.", "Set [mattermost] token.")
+        _fail("[mattermost] token is not set, so there is no chat.", USAGE_ERROR)
     return services.chat
 
 

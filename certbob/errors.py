@@ -36,6 +36,7 @@ Problem
 ├── StorageProblem          the database cannot write
 │   └── Duplicate
 ├── CannotStart             told at the terminal
+├── NoKey                   told there, too: a chat server's key is not to be had
 ├── MailProblem
 │   ├── NoMailbox           nobody knows a verified address of this person
 │   ├── TooManyMails        the hourly limit of a person
@@ -247,7 +248,7 @@ class NameTaken(Problem):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.text = f"Another account has certificates as ‘{name}’. Nothing was issued."
+        self.text = f"Another account has the name ‘{name}’. Nothing was issued."
 
 
 class NotFromChat(Problem):
@@ -458,6 +459,18 @@ class CannotStart(Problem):
         super().__init__(text)
         self.text = text
         self.mend = mend
+
+
+class NoKey(Problem):
+    """For the operator at a terminal."""
+
+    code = "no_key"
+    title = "The key of Mattermost is not known"
+    mend = "Check [mattermost] url and verify_trigger."
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
 
 
 class CAProblem(Problem):

@@ -377,6 +377,10 @@ class People(Protocol):
         """From one subject to another; False when it was no longer the first one's."""
         ...
 
+    async def release_names(self, door: Door, account: str) -> bool:
+        """The account's names are nobody's again; False when it had none."""
+        ...
+
     async def add_account(self, username: str, password_hash: str) -> bool:
         """False when an account exists already."""
         ...
@@ -443,6 +447,10 @@ class LinkRequest:
 
 class ChatStore(Protocol):
     """Chat accounts, by their user ids. Every method raises StorageProblem when the database cannot do it."""
+
+    async def bound(self, user_id: str) -> dict[str, str]:
+        """What is bound to the account: the kind of each fact, and the fact."""
+        ...
 
     async def bind(self, user_id: str, kind: str, value: str) -> str:
         """What was first bound to the account as this kind of fact. In one statement."""

@@ -93,6 +93,11 @@ class Profiles:
     def for_identity(self, identity: Identity) -> tuple[Profile, ...]:
         return tuple(profile for profile in self._profiles.values() if profile.allows(identity))
 
+    def first_for(self, identity: Identity) -> Profile:
+        """The first that this person may have. Raises NotEntitled, which names the first of all."""
+        profiles = self.for_identity(identity)
+        return profiles[0] if profiles else self.entitled(next(iter(self._profiles)), identity)
+
     def labels(self) -> dict[str, str]:
         """Id -> what people see."""
         return {profile.id: profile.label for profile in self._profiles.values()}

@@ -102,10 +102,12 @@ class Chat(Protocol):
     """A chat whose people get certificates by a slash command.
 
     `opens_links`: people's clients are told to. `links_accounts`: people say who they are by signing in here.
+    `has_addresses`: somebody vouches for people's e-mail addresses.
     """
 
     opens_links: bool
     links_accounts: bool
+    has_addresses: bool
 
     async def accept(
         self, fields: Mapping[str, str], authorization: str | None, address: str
@@ -126,7 +128,7 @@ class Chat(Protocol):
         ...
 
     async def accept_key(self) -> str:
-        """Believe the key that the server signs with now; its fingerprint. Raises CannotStart."""
+        """Believe the key that the server signs with now; its fingerprint. Raises NoKey."""
         ...
 
     async def forget(self, user_id: str) -> bool:

@@ -44,8 +44,8 @@ def parse(text: str) -> tuple[dict[str, Any], dict[Keys, int]]:
 
 
 def dump(document: Mapping[str, Any], parent: str = "") -> Iterator[str]:
-    """The lines of a document. None is left out; of every table the plain keys must come first."""
-    for key, value in document.items():
+    """The lines of a document. None is left out; of every table the plain keys come first."""
+    for key, value in sorted(document.items(), key=lambda item: _is_table(item[1])):
         match value:
             case None:
                 pass
@@ -56,6 +56,10 @@ def dump(document: Mapping[str, Any], parent: str = "") -> Iterator[str]:
                     yield from ("", f"[[{parent}{key}]]", *dump(table, f"{parent}{key}."))
             case _:
                 yield f"{key} = {_literal(value)}"
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
 
 
 def _literal(value: object) -> str:

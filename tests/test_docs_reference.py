@@ -14,7 +14,7 @@ from certbob.web.context import WebSettings
 from certbob.web.errors import status_of
 
 REFERENCE = (Path(__file__).parents[1] / "docs" / "reference.md").read_text()
-NOT_OVER_HTTP = {"cannot_start"}
+NOT_OVER_HTTP = {"cannot_start", "no_key"}
 
 
 def section(title: str) -> str:

@@ -1127,7 +1127,7 @@ async def test_the_database_itself_refuses_a_second_certificate_of_one_grant(cor
         await database.rows(
             "INSERT INTO certificates SELECT 99, grant_hash, 'intent', subject, door, account, name, email,"
             " profile, platform, device, encoding, key_type, validity, csr_sha256, request_id, created_at,"
-            " NULL, NULL, NULL, NULL, NULL, NULL, 'download', 1, NULL FROM certificates"
+            " NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'download', 1, NULL FROM certificates"
         )
     await database.close()
     assert core.dump() == before

@@ -6,7 +6,7 @@ somebody else has certificates under is refused.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -72,7 +72,6 @@ class ChatAccounts:
         if self._mode is IdentityMode.LINK:
             return await self._linked(command.user_id)
         email = self._email(command.user_name, user)
-        await self._bind(command, email)
         identity = Identity(
             subject=await self._people.subject_for(Door.MATTERMOST, command.user_id),
             name=fit_name(command.user_name),
@@ -81,12 +80,18 @@ class ChatAccounts:
             door=Door.MATTERMOST,
             account=command.user_id,
         )
+        facts = self._facts(command, email)
+        known = await self._store.bound(command.user_id)
+        self._compare(command, facts, known)
         await self._names.claim(identity)
+        for what, value in facts.items():
+            self._compare(command, facts, {what: await self._store.bind(command.user_id, what, value)})
         return identity
 
     async def forget(self, user_id: str) -> bool:
-        """What is bound to and linked with the account; False when there was nothing."""
-        return await self._store.forget(user_id)
+        """What is bound to and linked with the account, and its name; False when there was nothing."""
+        had_name = await self._people.release_names(Door.MATTERMOST, user_id)
+        return await self._store.forget(user_id) or had_name
 
     async def _linked(self, user_id: str) -> Identity:
         found = await self._store.linked_identity(user_id)
@@ -95,16 +100,19 @@ class ChatAccounts:
             raise NotLinked
         return replace(current, door=Door.MATTERMOST, account=user_id)
 
-    async def _bind(self, command: SlashCommand, email: str | None) -> None:
-        name = name_key(command.user_name)
-        if await self._store.bind(command.user_id, "name", name) != name:
-            self._report(command, "name")
-            raise ChatNameChanged("name")
+    def _facts(self, command: SlashCommand, email: str | None) -> dict[str, str]:
+        """What must stay as it was at first sight."""
+        facts = {"name": name_key(command.user_name)}
         if self._mode is IdentityMode.EMAIL and email is not None:
-            address = email.casefold()
-            if await self._store.bind(command.user_id, "email", address) != address:
-                self._report(command, "address")
-                raise ChatNameChanged("address")
+            facts["address"] = email.casefold()
+        return facts
+
+    def _compare(self, command: SlashCommand, facts: Mapping[str, str], known: Mapping[str, str]) -> None:
+        """Raises ChatNameChanged."""
+        for what, value in facts.items():
+            if known.get(what, value) != value:
+                self._report(command, what)
+                raise ChatNameChanged(what)
 
     def _report(self, command: SlashCommand, what: str) -> None:
         log.warning(

@@ -19,7 +19,8 @@ from certbob.services import Finding, Verdict
 SECONDS = 5.0
 # Older ones take the host of `response_url` from the request (CVE-2026-6333, CVE-2026-28732). CertBob calls
 # no `response_url`; others do.
-SAFE_VERSIONS = {10: (10, 11, 14), 11: (11, 5, 2)}
+SAFE_VERSIONS = {10: (10, 11, 14)}
+SAFE_VERSION = (11, 5, 2)
 _NOTHING = timedelta(0)
 
 
@@ -62,6 +63,13 @@ class Checkup:
             return
         if self._server.has_bot:
             yield await self._bot(self._server)
+        else:
+            yield Finding(
+                "chat bot",
+                Verdict.WARNING,
+                "there is none: guests and bots cannot be told from others, and nobody hears of failed mails",
+                "Set [mattermost] bot_token.",
+            )
 
     async def _server_findings(self, server: ChatServer) -> AsyncIterator[Finding]:
         facts = await server.facts()
@@ -130,16 +138,26 @@ class Checkup:
         return Finding("chat bot", Verdict.OK, f"is {bot.username}")
 
     def _network(self) -> Finding:
+        """As Mattermost judges: by the addresses that the name has, though that may be others there."""
         host = urlsplit(self._public_url).hostname or ""
-        if _is_private(host):
+        try:
+            found = {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, None)}
+        except OSError as error:
             return Finding(
                 "chat to CertBob",
                 Verdict.WARNING,
-                f"{host} is a private address, which Mattermost does not call by itself",
-                "Start Mattermost with"
-                f" MM_SERVICESETTINGS_ALLOWEDUNTRUSTEDINTERNALCONNECTIONS={host}, or set it in its console.",
+                f"the address of {host} is not known here: {error.strerror}",
+                "Check [server] public_url and the name service.",
             )
-        return Finding("chat to CertBob", Verdict.OK, f"{host} is a public address")
+        if all(ipaddress.ip_address(address).is_global for address in found):
+            return Finding("chat to CertBob", Verdict.OK, f"{host} has a public address")
+        return Finding(
+            "chat to CertBob",
+            Verdict.WARNING,
+            f"{host} has a private address, which Mattermost does not call by itself",
+            "Start Mattermost with"
+            f" MM_SERVICESETTINGS_ALLOWEDUNTRUSTEDINTERNALCONNECTIONS={host}, or set it in its console.",
+        )
 
     async def _own_address(self) -> Finding:
         """A command with a wrong token is answered with 401, unless something in front does otherwise."""
@@ -169,7 +187,7 @@ def _version(text: str) -> Finding:
     if match is None:
         return Finding("chat server", Verdict.OK, "answers, and does not tell its version")
     version = tuple(int(part) for part in match.groups())
-    safe = SAFE_VERSIONS.get(version[0], (11, 0, 0))
+    safe = SAFE_VERSIONS.get(version[0], SAFE_VERSION)
     if version < safe:
         return Finding(
             "chat server",
@@ -178,12 +196,3 @@ def _version(text: str) -> Finding:
             f"Update it to {'.'.join(map(str, safe))} or newer.",
         )
     return Finding("chat server", Verdict.OK, f"is Mattermost {match[0]}")
-
-
-def _is_private(host: str) -> bool:
-    """As Mattermost judges: by the addresses that the name has here."""
-    try:
-        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
-    except OSError:
-        return False
-    return any(not ipaddress.ip_address(str(address).partition("%")[0]).is_global for address in found)

@@ -18,7 +18,15 @@ from certbob.chat.checkup import Checkup
 from certbob.chat.messages import Messages
 from certbob.chat.server import USER_ID, ChatServer, ServerProblem
 from certbob.chat.trigger import BadTrigger, TriggerCheck
-from certbob.errors import BadRequest, CannotStart, NotFromChat, Problem, SignInBlocked, TooManyCommands
+from certbob.errors import (
+    BadRequest,
+    MailProblem,
+    NoKey,
+    NotFromChat,
+    Problem,
+    SignInBlocked,
+    TooManyCommands,
+)
 from certbob.identity import Identity
 from certbob.ports import Clock, TryStore
 from certbob.secret import Secret
@@ -51,6 +59,7 @@ class Mattermost:
         trigger: TriggerCheck | None,
         accounts: ChatAccounts,
         mode: IdentityMode,
+        has_addresses: bool,
         messages: Messages,
         checkup: Checkup,
         server: ChatServer | None,
@@ -60,6 +69,7 @@ class Mattermost:
     ) -> None:
         self.opens_links = opens_links
         self.links_accounts = mode is IdentityMode.LINK
+        self.has_addresses = has_addresses
         self._tokens = tuple(tokens)
         self._trigger = trigger
         self._accounts = accounts
@@ -117,9 +127,7 @@ class Mattermost:
 
     async def accept_key(self) -> str:
         if self._trigger is None:
-            raise CannotStart(
-                "Signatures are not looked at.", 'Set [mattermost] url and verify_trigger = "auto".'
-            )
+            raise NoKey("[mattermost] url is not set, or verify_trigger is off: no signature is looked at")
         return await self._trigger.accept_key()
 
     async def forget(self, user_id: str) -> bool:
@@ -176,7 +184,9 @@ class Mattermost:
             log.exception("after a slash command", exc_info=error)
         if self._server is not None and self._server.has_bot:
             try:
-                text = self.write(message, problem=problem, command=command.name)
+                # Whatever else went wrong speaks of a link, which nobody has here.
+                words = problem.text if isinstance(problem, MailProblem) else ""
+                text = self.write(message, title=problem.title, words=words, command=command.name)
                 await self._server.send_direct(command.user_id, text)
             except ServerProblem as refusal:
                 log.warning("nor could it be told: %s", refusal)

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from certbob.chat.server import ChatServer, ServerProblem
-from certbob.errors import CannotStart
+from certbob.errors import NoKey
 from certbob.keys import digest
 from certbob.outgoing import Shared
 from certbob.ports import ChatStore, Clock
@@ -113,14 +113,12 @@ class TriggerCheck:
             raise BadTrigger("it was used before")
 
     async def accept_key(self) -> str:
-        """Believe the key that the server has now; its fingerprint. Raises CannotStart."""
+        """Believe the key that the server has now; its fingerprint. Raises NoKey."""
         try:
             told = await self._server.trigger_key()
             read_key(told)
         except (ServerProblem, ValueError) as problem:
-            raise CannotStart(
-                f"The key of {self._server.url} is not known: {problem}.", "Check [mattermost] url."
-            ) from problem
+            raise NoKey(str(problem)) from problem
         await self._store.replace_key(self._server.url, told)
         return fingerprint(told)
 

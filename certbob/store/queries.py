@@ -347,6 +347,15 @@ class SqlPeople:
         )
         return row is not None
 
+    async def release_names(self, door: Door, account: str) -> bool:
+        rows = await self._database.rows(
+            "DELETE FROM names WHERE subject IN (SELECT id FROM subjects WHERE door = ? AND account = ?)"
+            " RETURNING 1",
+            door,
+            account,
+        )
+        return bool(rows)
+
     async def add_account(self, username: str, password_hash: str) -> bool:
         row = await self._database.row(
             "INSERT INTO accounts (username, password_hash) VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING 1",
@@ -437,6 +446,10 @@ class SqlChats:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def bound(self, user_id: str) -> dict[str, str]:
+        rows = await self._database.rows("SELECT kind, value FROM chat_accounts WHERE user_id = ?", user_id)
+        return dict(rows)
 
     async def bind(self, user_id: str, kind: str, value: str) -> str:
         row = await self._database.one(

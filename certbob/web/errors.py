@@ -127,6 +127,8 @@ def retry_after(problem: Problem) -> dict[str, str]:
 
 def log_problem(problem: Problem) -> None:
     level = logging.ERROR if status_of(problem) >= 500 else logging.INFO
+    if isinstance(problem, errors.NotFromChat):
+        level = logging.WARNING  # a wrong token somewhere, or somebody who tries
     detail = (problem.detail or problem.text)[:MAX_DETAIL]
     log.log(level, "%s %s: %s", reference(), problem.code, detail)
 

@@ -6,6 +6,7 @@ taken from `X-Forwarded-For` only when a trusted proxy sent it.
 """
 
 import ipaddress
+import logging
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +17,8 @@ METHODS = frozenset({"GET", "HEAD", "POST"})
 VERSIONS = {"http": ("1.0", "1.1"), "https": ("1.0", "1.1", "2")}
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 MONITORING = ("/healthz", "/readyz")
+
+log = logging.getLogger(__name__)
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Scope = dict[str, Any]
@@ -51,7 +54,7 @@ class Guard:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1002})
         elif scope["type"] == "http" and (reason := self._refusal(scope)):
-            await self._refuse(reason, send)
+            await self._refuse(scope, reason, send)
         else:
             if scope["type"] == "http":
                 # `X_Forwarded_For` looks like `X-Forwarded-For` to some proxies, but is the client's.
@@ -85,7 +88,9 @@ class Guard:
             path in MONITORING and host.rpartition(":")[0] in LOOPBACK_NAMES  # a probe on the machine itself
         )
 
-    async def _refuse(self, reason: str, send: Any) -> None:
+    async def _refuse(self, scope: Scope, reason: str, send: Any) -> None:
+        address = scope["client"][0] if scope.get("client") else "unknown"
+        log.info("refused for %s: %s", address, reason)
         headers = [
             *self._headers,
             (b"content-type", b"text/plain; charset=utf-8"),

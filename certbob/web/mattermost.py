@@ -22,7 +22,6 @@ from certbob.errors import (
     InvalidInput,
     NoMailbox,
     NoSuchPage,
-    NotEntitled,
     NotLinked,
     Problem,
     UnfitName,
@@ -61,6 +60,7 @@ async def run_command() -> Response:
         message = await _answer(command)
     except Problem as problem:
         log_problem(problem)
+        log.info("%s was asked by chat account %s", reference(), command.user_id)
         message = await _apology(command, problem)
     except Exception as error:
         log.exception("%s unexpected", reference(), exc_info=error)
@@ -191,7 +191,7 @@ async def _help(command: SlashCommand) -> Message:
         "help",
         command,
         known=word == "help",
-        mail=services().mail is not None,
+        mail=services().mail is not None and _chat().has_addresses,
         links=_chat().links_accounts,
     )
 
@@ -210,19 +210,11 @@ COMMANDS: dict[str, Callable[[SlashCommand], Awaitable[Message]]] = {
 
 async def _mint(command: SlashCommand, identity: Identity, delivery: Delivery) -> tuple[str, Profile]:
     """A grant for the first profile that the person may have."""
-    profile = _profile(identity)
+    profile = services().profiles.first_for(identity)
     await services().issuance.admit(identity, profile.id)
     validity = profile.default_validity(await _longest_validity())
     device = Device(Platform.OTHER, _device_name(command, identity), older=False)
     return await services().grants.mint(identity, profile.id, device, validity, delivery), profile
-
-
-def _profile(identity: Identity) -> Profile:
-    """Raises NotEntitled."""
-    profiles = services().profiles.for_identity(identity)
-    if not profiles:
-        raise NotEntitled("Nothing of what there is")
-    return profiles[0]
 
 
 def _device_name(command: SlashCommand, identity: Identity) -> str:
