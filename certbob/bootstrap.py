@@ -134,7 +134,7 @@ async def _build(
     local = LocalAccounts(
         await _accounts(settings, people, tell_first_account), people=people, tries=tries, clock=clock
     )
-    sign_ins = SqlSignIns(database)
+    sign_ins, chats = SqlSignIns(database), SqlChats(database)
     oidc = None
     if settings.oidc.issuer and settings.oidc.client_id:
         provider = provider or _provider(settings.oidc, settings.oidc.issuer, settings.oidc.client_id, clock)
@@ -146,6 +146,7 @@ async def _build(
             public_url=settings.server.public_url,
             store=sign_ins,
             people=people,
+            chats=chats,
             clock=clock,
             key=derive_key(secret, "sign-in"),
         )
@@ -208,7 +209,6 @@ async def _build(
             site=settings.server.public_url,
         )
         stack.push_async_callback(mail.drain, DRAIN_SECONDS)
-    chats = SqlChats(database)
     chat = None
     if settings.mattermost.token:
         server = chat_server or _chat_server(settings.mattermost)
@@ -405,7 +405,14 @@ def _chat(
             site=settings.server.public_url,
             contact=settings.server.contact,
         ),
-        checkup=Checkup(server, store, clock=clock, mode=mode, public_url=settings.server.public_url),
+        checkup=Checkup(
+            server,
+            store,
+            clock=clock,
+            mode=mode,
+            verifies=trigger is not None,
+            public_url=settings.server.public_url,
+        ),
         server=server,
         tries=tries,
         clock=clock,

@@ -1,5 +1,6 @@
 """Whose chat account it is, as people say themselves: they open a link out of the chat and sign in here."""
 
+import re
 import secrets
 from datetime import timedelta
 
@@ -9,6 +10,10 @@ from certbob.keys import digest
 from certbob.ports import ChatStore, Clock, LinkRequest
 
 LIFETIME = timedelta(minutes=10)
+
+
+def could_be_token(text: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9_-]{43}", text, re.ASCII) is not None
 
 
 class ChatLinks:
@@ -27,6 +32,8 @@ class ChatLinks:
 
     async def find(self, untrusted_token: str) -> LinkRequest:
         """What the link is for; changes nothing. Raises LinkOver."""
+        if not could_be_token(untrusted_token):
+            raise LinkOver
         found = await self._store.find_link_request(digest(untrusted_token))
         if found is None or found.until <= self._clock.now():
             raise LinkOver
@@ -39,10 +46,6 @@ class ChatLinks:
             raise LinkOver
         await self._store.link(found.user_id, found.user_name, identity)
         return found
-
-    async def refresh(self, identity: Identity) -> None:
-        """Somebody has signed in: what is known of them now counts in their chat, too."""
-        await self._store.refresh_links(identity)
 
     async def of(self, identity: Identity) -> dict[str, str]:
         """The person's chat accounts: id -> the name it had when it was linked."""

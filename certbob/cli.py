@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding as Serialization
 
-from certbob import __version__, server
+from certbob import __version__, grammars, server
 from certbob.auth.local import MAX_PASSWORD_BYTES
 from certbob.auth.local import hash_password as hash_of
 from certbob.bootstrap import build_services
@@ -29,8 +29,8 @@ from certbob.logs import set_up_logging
 from certbob.ports import Issued, Trust
 from certbob.private_files import write_private
 from certbob.profiles import Profile
-from certbob.secret import Secret
 from certbob.services import Chat, Finding, Services, Verdict
+from certbob.snippets import SERVICES, snippet
 
 T = TypeVar("T")
 
@@ -220,7 +220,7 @@ def doctor(load_settings: LoadSettings, as_json: bool) -> None:
                     click.echo(f"{'':8} -> {finding.mend}")
         return found
 
-    found = _with_services(load_settings(), work)
+    found = _with_services(_installed(load_settings()), work)
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in found], ensure_ascii=False))
     if any(finding.verdict is Verdict.FAILED for finding in found):
@@ -246,17 +246,26 @@ def mattermost_setup(
     Asks for the access token of somebody who may manage slash commands there; without a terminal it is read
     from standard input.
     """
-    settings = load_settings()
+    settings, trigger = load_settings(), trigger.lower()
     if settings.mattermost.url is None:
         _fail("[mattermost] url is not set, so nobody knows where Mattermost is.", USAGE_ERROR)
     url, request_url = settings.mattermost.url, f"{settings.server.public_url}/request"
-    admin_token = Secret(_read_secret("Access token of an administrator of the team"))
+    try:
+        typed = _read_secret("Access token of an administrator of the team")
+        admin_token = grammars.access_token(typed.strip())
+    except ValueError as error:
+        _fail(f"expected {error}.", USAGE_ERROR)
 
     async def run() -> SetUp:
         server = ChatServer(url, None)
         try:
             return await set_up_command(
-                server, admin_token, team=team, trigger=trigger, request_url=request_url, new_token=new_token
+                server,
+                admin_token,
+                team=team,
+                trigger=trigger,
+                request_url=request_url,
+                new_token=new_token,
             )
         finally:
             await server.close()
@@ -276,7 +285,8 @@ def mattermost_setup(
 @click.pass_obj
 def mattermost_accept_key(load_settings: LoadSettings) -> None:
     """Believe the key that Mattermost signs with now."""
-    click.echo(_with_services(load_settings(), lambda services: _chat(services).accept_key()))
+    settings = _installed(load_settings())
+    click.echo(_with_services(settings, lambda services: _chat(services).accept_key()))
 
 
 @mattermost.command("forget")
@@ -284,8 +294,18 @@ def mattermost_accept_key(load_settings: LoadSettings) -> None:
 @click.pass_obj
 def mattermost_forget(load_settings: LoadSettings, user_id: str) -> None:
     """Forget what a chat account was first seen with, and whom it is linked to."""
-    if not _with_services(load_settings(), lambda services: _chat(services).forget(user_id)):
+    if not _with_services(_installed(load_settings()), lambda services: _chat(services).forget(user_id)):
         _fail(f"nothing is known of the chat account {user_id}.", FAILURE)
+
+
+def _installed(settings: Settings) -> Settings:
+    """Looking must not make an installation in whatever folder this runs. Raises CannotStart."""
+    if not (settings.server.data_dir / "certbob.sqlite3").exists():
+        raise CannotStart(
+            f"There is nothing in {settings.server.data_dir} yet.",
+            "Start CertBob once, or look for its data folder.",
+        )
+    return settings
 
 
 def _chat(services: Services) -> Chat:
@@ -344,6 +364,20 @@ def ca_export(load_settings: LoadSettings, chain: bool, der: bool, output: IO[by
     form = Serialization.DER if der else Serialization.PEM
     for certificate in (*(trust.intermediates if chain else ()), trust.root):
         output.write(certificate.public_bytes(form))
+
+
+@ca.command("snippet")
+@click.argument("service", type=click.Choice(SERVICES), metavar="SERVICE")
+@click.pass_obj
+def ca_snippet(load_settings: LoadSettings, service: str) -> None:
+    """Print the configuration of a service that lets in people with our certificates.
+
+    SERVICE is apache, caddy, envoy, freeradius, haproxy, nginx or openvpn. Comments say where each part goes;
+    a script and a timer fetch the lists of revoked certificates.
+    """
+    settings = load_settings()
+    has_list = settings.ca.backend == "builtin"
+    click.echo(snippet(service, site=settings.server.public_url, has_list=has_list))
 
 
 @cli.command()

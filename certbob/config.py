@@ -128,7 +128,7 @@ class CommandToken(Struct, frozen=True, kw_only=True):
 class Mattermost(Struct, frozen=True, kw_only=True):
     token: Annotated[tuple[CommandToken, ...], grammars.command_tokens] = ()
     url: Annotated[str, grammars.chat_url] | None = None
-    bot_token: SomeSecret | None = None
+    bot_token: Annotated[Secret, grammars.access_token] | None = None
     identity: Literal["username", "email", "link"] = "username"
     email_domain: Annotated[str, grammars.domain] | None = None
     verify_trigger: Literal["auto", "require", "off"] = "auto"
@@ -185,6 +185,8 @@ class ProfileTable(Struct, frozen=True, kw_only=True):
     max_validity: Validity | None = None
     key_types: tuple[Annotated[KeyType, grammars.key_type], ...] = DEFAULT_PROFILE.key_types
     groups: Groups = ()
+    max_active: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    renewal_window: Annotated[timedelta, grammars.renewal_window] = DEFAULT_PROFILE.renewal_window
 
     def __post_init__(self) -> None:
         if Usage.CLIENT_AUTH not in self.usages:
@@ -203,6 +205,8 @@ class ProfileTable(Struct, frozen=True, kw_only=True):
             self.max_validity or self.validity,
             self.key_types,
             self.groups,
+            self.max_active,
+            self.renewal_window,
         )
 
 

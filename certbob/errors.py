@@ -13,6 +13,7 @@ Problem
 ├── NotAllowed              somebody who is known, but not let in
 ├── NotEntitled             this person may not have this profile
 ├── TooManyCertificates     the hourly limit of a person
+├── TooManyActive           as many certificates of a profile as one person may have
 ├── UnfitName               a name that must not stand in a certificate
 ├── NotYours                a link that was mailed to somebody else
 ├── NotFromChat             a slash command that Mattermost did not send
@@ -213,6 +214,16 @@ class TooManyCertificates(Problem):
         super().__init__()
         self.until = until
         self.text = f"One person can make {limit} in an hour. Try again at {at_time(until)}."
+
+
+class TooManyActive(Problem):
+    code = "too_many_active"
+    title = "You have as many certificates as you can"
+    mend = "Replace one of them, or revoke one that you no longer use."
+
+    def __init__(self, label: str, limit: int) -> None:
+        super().__init__(label)
+        self.text = f"‘{label}’ can be had {limit} times by one person. Nothing was issued."
 
 
 class UnfitName(Problem):

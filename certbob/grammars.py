@@ -226,6 +226,12 @@ def command_token(text: str) -> Secret:
     return Secret(text)
 
 
+def access_token(text: str) -> Secret:
+    if re.fullmatch(r"[A-Za-z0-9._~+/=-]{8,512}", text) is None:
+        raise ValueError("an access token as Mattermost shows it (26 small letters and digits)")
+    return Secret(text)
+
+
 def team(text: str) -> str:
     if re.fullmatch(r"[a-z0-9]{26}", text) is None:
         raise ValueError("the id of a team (26 small letters and digits), not its name")
@@ -281,6 +287,10 @@ def crl_lifetime(text: str) -> timedelta:
 def validity(text: str) -> timedelta:
     """At most 825 days, as Apple bounds servers of private authorities: a lost key must not live for ever."""
     return _between(text, timedelta(hours=1), timedelta(days=825))
+
+
+def renewal_window(text: str) -> timedelta:
+    return _between(text, timedelta(hours=1), timedelta(days=90))
 
 
 def slug(text: str) -> str:

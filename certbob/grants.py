@@ -12,7 +12,7 @@ from certbob.devices import Device
 from certbob.errors import GrantExpired, GrantInvalid, GrantReplaced, GrantUsed
 from certbob.identity import Door, Identity
 from certbob.keys import derive_key, digest, passphrase_for
-from certbob.ports import Clock, Delivery, Grant, GrantStore
+from certbob.ports import Clock, Delivery, Grant, GrantStore, Replacement
 from certbob.tokens import Tokens
 
 LINK_LIFETIME = timedelta(hours=1)
@@ -37,6 +37,7 @@ class Grants:
         device: Device,
         validity: timedelta,
         delivery: Delivery = Delivery.DOWNLOAD,
+        replaces: Replacement | None = None,
     ) -> str:
         """A new grant's token. Whether the person is entitled is the caller's question (`Issuance.admit`).
 
@@ -54,6 +55,7 @@ class Grants:
                 validity=validity,
                 device=device,
                 delivery=delivery,
+                replaces=replaces,
                 created_at=now,
                 expires_at=expires_at,
             )

@@ -49,6 +49,7 @@ from certbob.ports import (
     Grant,
     Intent,
     Issued,
+    Replacement,
     Revoker,
     Signers,
     SigningRequest,
@@ -138,16 +139,19 @@ class Issuance:
         self._running: set[asyncio.Task[Any]] = set()
         self._uncollected: set[int] = set()  # entries whose browser went away, while their file is kept
 
-    async def admit(self, identity: Identity, profile_id: str) -> Profile:
+    async def admit(
+        self, identity: Identity, profile_id: str, replaces: Replacement | None = None
+    ) -> Profile:
         """The profile this person may have a certificate of now.
 
-        Raises NotEntitled, UnfitName, NameTaken, TooManyCertificates.
+        Raises NotEntitled, UnfitName, NameTaken, TooManyCertificates, TooManyActive.
         """
         profile = self._profiles.entitled(profile_id, identity)
         # At the terminal the administrator says whose certificate it is.
         if identity.door is not Door.TERMINAL:
             await self._names.claim(identity)
         await self._ledger.check_limit(identity)
+        await self._ledger.check_quota(identity, self._ledger.quota(profile, replaces))
         return profile
 
     async def issue(
@@ -259,6 +263,8 @@ class Issuance:
             self._uncollected.discard(made.entry)
             with suppress(StorageProblem):
                 await self._ledger.delivered(made.entry, True)
+                if grant.replaces is not None:
+                    await self._ledger.replaced(grant.replaces, made.entry)
         encoding = made.encoding if options.older is None else self.encoding_for(grant, options.older)
         content = made.pfx
         if encoding is not made.encoding or options.form is not Format.PFX:
@@ -295,7 +301,7 @@ class Issuance:
         grant = await self._grants.redeem(untrusted_token, holder)
         encoding = self.encoding_for(grant, options.older)
         try:
-            profile = await self.admit(grant.identity, grant.profile_id)
+            profile = await self.admit(grant.identity, grant.profile_id, grant.replaces)
             key_type = profile.key_type_for(encoding)
             trust = await self._ca.trust()
             new = await self._signers.run(keys.new_key_and_csr, key_type, grant.identity.name)
@@ -313,6 +319,7 @@ class Issuance:
                     validity=request.validity,
                     csr_sha256=hashlib.sha256(new.csr).hexdigest(),
                     request_id=request_id,
+                    quota=self._ledger.quota(profile, grant.replaces),
                 )
             )
         except Duplicate as error:
@@ -323,10 +330,13 @@ class Issuance:
             raise
         chain = await self._sign(grant, entry, request, trust)
         try:
-            return await self._bundle(grant, untrusted_token, entry, chain, trust, new.private_key, encoding)
+            made = await self._bundle(grant, untrusted_token, entry, chain, trust, new.private_key, encoding)
         except Exception:
             await self._ledger.delivered(entry, False)
             raise
+        if grant.replaces is not None:
+            await self._ledger.replaced(grant.replaces, entry)
+        return made
 
     def _signing_request(
         self, grant: Grant, profile: Profile, new: keys.NewKey, request_id: str

@@ -10,14 +10,17 @@ from certbob.services import Services
 log = logging.getLogger(__name__)
 
 PRUNE_SECONDS = 600
-REVOCATION_LIST_SECONDS = 20  # another process may have revoked something
+REVOCATION_SECONDS = 20  # another process may have revoked something
 
 
 async def run(services: Services) -> None:
-    """Until cancelled: forget what has expired, keep the list of revoked certificates fresh."""
-    jobs = [_every(PRUNE_SECONDS, services.prune)]
+    """Until cancelled: forget what has expired, revoke what was replaced, keep the list of both fresh."""
+    jobs = [
+        _every(PRUNE_SECONDS, services.prune),
+        _every(REVOCATION_SECONDS, services.revocation.revoke_replaced),
+    ]
     if services.revocation_list is not None:
-        jobs.append(_every(REVOCATION_LIST_SECONDS, services.revocation_list.refresh))
+        jobs.append(_every(REVOCATION_SECONDS, services.revocation_list.refresh))
     await asyncio.gather(*jobs)
 
 

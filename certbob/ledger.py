@@ -10,9 +10,10 @@ from datetime import datetime, timedelta
 from cryptography import x509
 
 from certbob.devices import Encoding
-from certbob.errors import TooManyCertificates
+from certbob.errors import TooManyActive, TooManyCertificates
 from certbob.identity import Identity
-from certbob.ports import Certificate, Clock, Delivery, Intent, LedgerStore
+from certbob.ports import Certificate, Clock, Delivery, Intent, LedgerStore, Quota, Replacement
+from certbob.profiles import Profile
 
 HOUR = timedelta(hours=1)
 
@@ -34,11 +35,29 @@ class Ledger:
     def _free_again(self, recent: list[datetime]) -> datetime:
         return recent[-self._hourly_limit] + HOUR
 
+    def quota(self, profile: Profile, replaces: Replacement | None) -> Quota | None:
+        """How many of the profile one person may have now; None: any number."""
+        if profile.max_active is None:
+            return None
+        return Quota(
+            profile.id,
+            profile.label,
+            profile.max_active,
+            counted_from=self._clock.now() + profile.renewal_window,
+            replaced=None if replaces is None else replaces.entry,
+        )
+
+    async def check_quota(self, identity: Identity, quota: Quota | None) -> None:
+        """Raises TooManyActive when it is used up."""
+        if quota is not None and await self._store.count_active(identity.subject, quota) >= quota.limit:
+            raise TooManyActive(quota.label, quota.limit)
+
     async def intend(self, intent: Intent) -> int:
-        """The entry's number, to close it with. Raises TooManyCertificates, Duplicate."""
+        """The entry's number, to close it with. Raises TooManyCertificates, TooManyActive, Duplicate."""
         now = self._clock.now()
         entry = await self._store.add_entry(intent, now=now, since=now - HOUR, limit=self._hourly_limit)
         if entry is None:
+            await self.check_quota(intent.identity, intent.quota)
             await self.check_limit(intent.identity)
             raise TooManyCertificates(self._hourly_limit, until=now)
         return entry
@@ -65,11 +84,22 @@ class Ledger:
     async def delivered(
         self, entry: int, delivered: bool | None, delivery: Delivery = Delivery.DOWNLOAD
     ) -> None:
-        """`delivered` None: nobody knows."""
+        """`delivered` None: nobody knows. Without it nothing is replaced."""
         await self._store.set_delivered(entry, delivered, delivery)
+        if delivered is False:
+            await self._store.forget_replacement(entry)
 
     async def encoded_as(self, entry: int, encoding: Encoding) -> None:
         await self._store.set_encoding(entry, encoding)
+
+    async def replaced(self, replacement: Replacement, by: int) -> None:
+        """From now on the old one waits for its revocation. `by`: the new one's number."""
+        revoke_at = self._clock.now() + replacement.overlap
+        await self._store.set_replaced(replacement.entry, by, revoke_at=revoke_at)
+
+    async def due_for_revocation(self) -> list[Certificate]:
+        """Replaced ones whose time is over, and whose successors have got to their people."""
+        return await self._store.due_for_revocation(self._clock.now())
 
     async def revoked(self, entry: int, reason_code: int) -> None:
         """`reason_code`: RFC 5280 5.3.1."""

@@ -13,7 +13,7 @@ from cryptography import x509
 from certbob.devices import Device, Encoding, Platform
 from certbob.identity import Door, Identity
 from certbob.profiles import KeyType, Usage
-from certbob.words import duration
+from certbob.words import day, duration
 
 EXPIRES_SOON = timedelta(days=14)
 _DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
@@ -161,6 +161,17 @@ class Delivery(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Replacement:
+    """The new certificate takes the place of one that the person has; `overlap`: both work for so long.
+
+    `entry`: the old one's number in the ledger.
+    """
+
+    entry: int
+    overlap: timedelta
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """Permission for one person to get one certificate. `id_hash`: SHA-256 of the token's `jti`, hex.
 
@@ -177,6 +188,7 @@ class Grant:
     expires_at: datetime
     claimed_at: datetime | None = None
     holder_hash: str | None = None
+    replaces: Replacement | None = None
     is_replaced: bool = False  # by a newer link in the same chat
 
     @property
@@ -247,6 +259,17 @@ class GrantStore(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """At most `limit` certificates of a profile that end after `counted_from`; `replaced`: an entry less."""
+
+    profile_id: str
+    label: str
+    limit: int
+    counted_from: datetime
+    replaced: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Intent:
     """What is about to be signed, written before the authority is asked."""
 
@@ -259,6 +282,7 @@ class Intent:
     validity: timedelta
     csr_sha256: str
     request_id: str
+    quota: Quota | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +305,7 @@ class Certificate:
     not_before: datetime
     not_after: datetime
     revoked_at: datetime | None
+    revoke_at: datetime | None = None  # when a newer one took its place
 
     def is_active(self, now: datetime) -> bool:
         return self.revoked_at is None and now < self.not_after
@@ -288,11 +313,13 @@ class Certificate:
     def status(self, now: datetime) -> str:
         """In a word or two for its owner."""
         if self.revoked_at is not None:
-            return "Revoked"
+            return "Replaced" if self.revoke_at is not None else "Revoked"
         if now >= self.not_after:
             return "Expired"
         if self.delivered is False:
             return "Not collected"
+        if self.revoke_at is not None and now < self.revoke_at:
+            return f"Replaced, works until {day(self.revoke_at)}"
         left = self.not_after - now
         if left < EXPIRES_SOON:
             unit = _DAY if left >= _DAY else _HOUR
@@ -304,7 +331,26 @@ class LedgerStore(Protocol):
     """Every method raises StorageProblem when the database cannot do it. Times are aware, UTC."""
 
     async def add_entry(self, intent: Intent, *, now: datetime, since: datetime, limit: int) -> int | None:
-        """None when this person has `limit` entries since then already; in one statement with the writing."""
+        """None when this person has `limit` entries since then already, or the intent's quota is used up.
+
+        In one statement with the writing.
+        """
+        ...
+
+    async def count_active(self, subject: str, quota: Quota) -> int:
+        """How many of the quota are used."""
+        ...
+
+    async def set_replaced(self, entry: int, by: int, *, revoke_at: datetime) -> None:
+        """Unless it is revoked, or replaced already."""
+        ...
+
+    async def forget_replacement(self, by: int) -> None:
+        """What this one was to replace stays, unless it is revoked."""
+        ...
+
+    async def due_for_revocation(self, now: datetime) -> list[Certificate]:
+        """Replaced ones whose time is over, and whose successors have got to their people."""
         ...
 
     async def close_entry(
@@ -453,7 +499,10 @@ class ChatStore(Protocol):
         ...
 
     async def bind(self, user_id: str, kind: str, value: str) -> str:
-        """What was first bound to the account as this kind of fact. In one statement."""
+        """What was first bound to the account as this kind of fact. In one statement.
+
+        Raises Duplicate when that fact is bound to another account.
+        """
         ...
 
     async def add_link_request(self, id_hash: str, request: LinkRequest) -> None: ...
@@ -470,8 +519,10 @@ class ChatStore(Protocol):
         """Whose account it is, as they were at their last sign-in."""
         ...
 
-    async def refresh_links(self, identity: Identity) -> None:
-        """Somebody has signed in: what is known of them now counts for their chat accounts, too."""
+    async def refresh_links(
+        self, door: Door, account: str, *, name: str, email: str | None, groups: tuple[str, ...]
+    ) -> None:
+        """What is known of somebody now counts for their chat accounts, too."""
         ...
 
     async def links_of(self, subject: str) -> dict[str, str]:

@@ -44,7 +44,11 @@ class Usage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One kind of certificate. `groups` empty: everybody may have it."""
+    """One kind of certificate. `groups` empty: everybody may have it.
+
+    `max_active`: how many one person may have at a time, not counting those that end within `renewal_window`,
+    so that a new one can be had before the old one is over. None: any number.
+    """
 
     id: str
     label: str
@@ -53,6 +57,8 @@ class Profile:
     max_validity: timedelta
     key_types: tuple[KeyType, ...]
     groups: tuple[str, ...] = ()
+    max_active: int | None = None
+    renewal_window: timedelta = timedelta(days=30)
 
     def allows(self, identity: Identity) -> bool:
         return not self.groups or not set(self.groups).isdisjoint(identity.groups)

@@ -1,5 +1,6 @@
 """Taking a certificate back: the authority first, then the ledger and the list; all can be repeated."""
 
+import logging
 from datetime import timedelta
 from enum import StrEnum
 
@@ -8,6 +9,8 @@ from certbob.ledger import Ledger
 from certbob.ports import Certificate, CertificateAuthority, Clock, Revoker
 from certbob.revocation_list import RevocationList
 from certbob.tokens import Tokens
+
+log = logging.getLogger(__name__)
 
 LINK_LIFETIME = timedelta(minutes=10)
 
@@ -70,9 +73,19 @@ class Revocation:
             raise GrantExpired
         return str(claims["sub"])
 
+    async def revoke_replaced(self) -> None:
+        """Those whose successors have been taken, once their time is over. Raises StorageProblem."""
+        for certificate in await self._ledger.due_for_revocation():
+            try:
+                await self.revoke(certificate, Reason.REPLACED)
+            except NotRevoked as problem:
+                log.warning(
+                    "the replaced certificate %d is not revoked yet: %s", certificate.entry, problem.detail
+                )
+
     async def revoke(self, certificate: Certificate, reason: Reason) -> None:
         """Raises NotRevoked, StorageProblem; can be repeated after both."""
-        if certificate.revoked_at is not None:
+        if not certificate.is_active(self._clock.now()):
             return
         if isinstance(self._ca, Revoker):
             try:

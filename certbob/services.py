@@ -90,12 +90,16 @@ class SingleSignOn(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SlashCommand:
-    """Somebody's command in a chat. `name`: what they call it, `/cert`; `words`: what they wrote after it."""
+    """Somebody's command in a chat. `name`: what they call it, `/cert`; `words`: what they wrote after it.
+
+    `signed`: the server's proof of the person and the moment, as it came.
+    """
 
     name: str
     user_id: str
     user_name: str
     words: tuple[str, ...]
+    signed: str = field(default="", repr=False)
 
 
 class Chat(Protocol):
@@ -112,7 +116,11 @@ class Chat(Protocol):
     async def accept(
         self, fields: Mapping[str, str], authorization: str | None, address: str
     ) -> SlashCommand:
-        """The command in a form. Raises NotFromChat, SignInBlocked, BadRequest, StorageProblem."""
+        """The command in a form, if its token is right. Raises NotFromChat, SignInBlocked, BadRequest."""
+        ...
+
+    async def verify(self, command: SlashCommand, address: str) -> None:
+        """Hold its signature against the server's key. Raises NotFromChat, SignInBlocked, StorageProblem."""
         ...
 
     async def identity(self, command: SlashCommand) -> Identity:

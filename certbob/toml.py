@@ -59,7 +59,8 @@ def dump(document: Mapping[str, Any], parent: str = "") -> Iterator[str]:
 
 
 def _is_table(value: object) -> bool:
-    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+    first = value[0] if isinstance(value, list | tuple) and value else value
+    return isinstance(first, dict)
 
 
 def _literal(value: object) -> str:

@@ -647,7 +647,8 @@ class TestProfiles:
             ("key_types = []", "expected at least one of the key_types"),
             ('key_types = ["ed25519"]', "expected key types among p256, p384, rsa2048, rsa3072, rsa4096"),
             ("groups = [1]", "#1 groups: expected text in quotes"),
-            ("max_active = 3", "#1 max_active: unknown key"),
+            ("max_active = 0", "#1 max_active: expected a whole number from 1 to 1000"),
+            ('renewal_window = "91d"', "#1 renewal_window: expected a duration from 1h to 90d"),
         ],
     )
     def test_what_must_not_be_issued_is_refused(self, folder: Path, line: str, words: str) -> None:

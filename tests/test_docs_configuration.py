@@ -76,9 +76,10 @@ def test_the_reference_without_its_hashes_is_valid_too(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text("\n".join(commented_out()))
     secrets = ("secret.txt", "ca-passphrase.txt", "provisioner-password.txt", "provisioner.jwe")
-    for name in (*secrets, "oidc-secret.txt", "smtp-password.txt", "mattermost-bot-token.txt"):
+    for name in (*secrets, "oidc-secret.txt", "smtp-password.txt"):
         (tmp_path / name).write_text("a secret that is made of more than 32 characters\n")
-    (tmp_path / "mattermost-token.txt").write_text("zz43nwwhxinfufg9mcmmrehnfe\n")
+    for name in ("mattermost-token.txt", "mattermost-bot-token.txt"):
+        (tmp_path / name).write_text("zz43nwwhxinfufg9mcmmrehnfe\n")
     (tmp_path / "root_ca.crt").write_text("-----BEGIN CERTIFICATE-----\n")
     (tmp_path / "ada.hash").write_text(f"$argon2id$v=19$m=19456,t=2,p=1${'A' * 22}${'A' * 43}\n")
 

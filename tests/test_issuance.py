@@ -1123,11 +1123,14 @@ async def test_the_database_itself_refuses_a_second_certificate_of_one_grant(cor
     await core.issue(token)
     before = core.dump()
     database = await Database.open(core.data_dir / DATABASE)
+    columns = (
+        "grant_hash, subject, door, account, name, email, profile, platform, device, encoding, key_type,"
+        " validity, csr_sha256, request_id, created_at"
+    )
     with pytest.raises(Duplicate):
         await database.rows(
-            "INSERT INTO certificates SELECT 99, grant_hash, 'intent', subject, door, account, name, email,"
-            " profile, platform, device, encoding, key_type, validity, csr_sha256, request_id, created_at,"
-            " NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'download', 1, NULL FROM certificates"
+            f"INSERT INTO certificates (id, state, {columns})"
+            f" SELECT 99, 'intent', {columns} FROM certificates"
         )
     await database.close()
     assert core.dump() == before

@@ -192,8 +192,10 @@ def test_what_htmx_sends_works_without_it(sample: Sample) -> None:
 @every_markup
 def test_links_lead_to_pages_that_exist(sample: Sample) -> None:
     ours = {"/", "/new", "/login/oidc", "/login/oidc/logout", "/ca", "/ca/root.pem", "/ca/root.crt"}
-    mine = {"/certificates", "/link", f"/certificates/{CERTIFICATE.serial:x}/revoke"}
-    known = ours | mine | {"/ca/chain.pem", "mailto:help@example.org"}
+    one = f"/certificates/{CERTIFICATE.serial:x}"
+    mine = {"/certificates", "/link", f"{one}/revoke", f"{one}/replace"}
+    lists = {"/ca/crls.pem", "/ca/crl", "/ca/root-crl"}
+    known = ours | mine | lists | {"/ca/chain.pem", "mailto:help@example.org"}
 
     for link in shown(sample).all("a"):
         address = link.get("href", "").partition("?")[0]
@@ -483,6 +485,19 @@ def test_the_root_is_there_in_every_form_that_services_ask_for() -> None:
     assert page.text("*[@id='fingerprint']") == CA.facts["fingerprint"]
     assert CA.facts["fingerprint"].replace(":", "").lower() in page.text("main")
     assert "You do not need this for your own certificate." in page.text("main")
+
+
+def test_services_are_told_of_the_lists_of_revoked_certificates_where_there_are_any() -> None:
+    lists = {"/ca/crls.pem", "/ca/crl", "/ca/root-crl"}
+    directives = ("ssl_crl /etc/nginx/certbob/crls.pem;", "SSLCARevocationCheck chain")
+    with_lists, without = shown(CA), shown(SAMPLES["ca-without-list"])
+
+    assert lists <= {link.get("href") for link in with_lists.all("main//a")}
+    assert not lists & {link.get("href") for link in without.all("main//a")}
+    for directive in directives:
+        assert directive in with_lists.text("main")
+        assert directive not in without.text("main")
+    assert "ssl_verify_client on;" in without.text("main")
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "partials").glob("**/*.html")))

@@ -19,7 +19,7 @@ from certbob.auth.provider import MAX_HINT_LENGTH, Misconfigured, OpenIDProvider
 from certbob.errors import NotAllowed, ProviderUnavailable, SignInFailed
 from certbob.identity import Door, Identity
 from certbob.keys import digest
-from certbob.ports import Clock, PendingSignIn, People, SignInStore
+from certbob.ports import ChatStore, Clock, PendingSignIn, People, SignInStore
 from certbob.services import SignedIn
 
 MAX_AGE = timedelta(minutes=10)
@@ -51,6 +51,7 @@ class OIDCSignIn:
         public_url: str,
         store: SignInStore,
         people: People,
+        chats: ChatStore,
         clock: Clock,
         key: bytes,
     ) -> None:
@@ -61,6 +62,7 @@ class OIDCSignIn:
         self._signed_out_uri = f"{public_url}/login"
         self._store = store
         self._people = people
+        self._chats = chats
         self._clock = clock
         self._key = key
 
@@ -134,15 +136,18 @@ class OIDCSignIn:
             )
         except (ProviderProblem, NotAccepted) as problem:
             raise self._in_words(problem) from problem
+        name, email = self._rules.name_of(vouched), self._rules.email_of(vouched)
         groups = self._rules.groups_of(vouched)
-        if not self._rules.allow(groups):
-            raise NotAllowed("in none of the allowed groups", self._rules.allowed_groups)
         # An issuer has no blanks, so no other pair of issuer and subject gives the same text.
         account = f"{self._provider.issuer} {vouched.claims['sub']}"
+        # Also of somebody who is no longer let in: that is what must count elsewhere.
+        await self._chats.refresh_links(Door.OIDC, account, name=name, email=email, groups=groups)
+        if not self._rules.allow(groups):
+            raise NotAllowed("in none of the allowed groups", self._rules.allowed_groups)
         identity = Identity(
             subject=await self._people.subject_for(Door.OIDC, account),
-            name=self._rules.name_of(vouched),
-            email=self._rules.email_of(vouched),
+            name=name,
+            email=email,
             groups=groups,
             door=Door.OIDC,
             account=account,

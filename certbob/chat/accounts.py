@@ -12,7 +12,15 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from certbob.chat.server import ChatServer, ChatUser, ServerProblem
-from certbob.errors import ChatAccountRefused, ChatNameChanged, ChatUnavailable, NotLinked, UnfitName
+from certbob.errors import (
+    ChatAccountRefused,
+    ChatNameChanged,
+    ChatUnavailable,
+    Duplicate,
+    NameTaken,
+    NotLinked,
+    UnfitName,
+)
 from certbob.identity import Door, Identity, fit_email, fit_name, name_key
 from certbob.names import Names
 from certbob.ports import ChatStore, Clock, People
@@ -71,21 +79,26 @@ class ChatAccounts:
             _refuse_unfit(user)
         if self._mode is IdentityMode.LINK:
             return await self._linked(command.user_id)
-        email = self._email(command.user_name, user)
+        # Mattermost signs the id of the account, not its name.
+        name = user.username if user is not None else command.user_name
+        email = self._email(name, user)
         identity = Identity(
             subject=await self._people.subject_for(Door.MATTERMOST, command.user_id),
-            name=fit_name(command.user_name),
+            name=fit_name(name),
             email=email,
             groups=(),
             door=Door.MATTERMOST,
             account=command.user_id,
         )
-        facts = self._facts(command, email)
-        known = await self._store.bound(command.user_id)
-        self._compare(command, facts, known)
+        facts = self._facts(identity)
+        self._compare(identity, facts, await self._store.bound(command.user_id))
         await self._names.claim(identity)
         for what, value in facts.items():
-            self._compare(command, facts, {what: await self._store.bind(command.user_id, what, value)})
+            try:
+                bound = await self._store.bind(command.user_id, what, value)
+            except Duplicate as error:
+                raise NameTaken(value) from error
+            self._compare(identity, facts, {what: bound})
         return identity
 
     async def forget(self, user_id: str) -> bool:
@@ -100,28 +113,28 @@ class ChatAccounts:
             raise NotLinked
         return replace(current, door=Door.MATTERMOST, account=user_id)
 
-    def _facts(self, command: SlashCommand, email: str | None) -> dict[str, str]:
+    def _facts(self, identity: Identity) -> dict[str, str]:
         """What must stay as it was at first sight."""
-        facts = {"name": name_key(command.user_name)}
-        if self._mode is IdentityMode.EMAIL and email is not None:
-            facts["address"] = email.casefold()
+        facts = {"name": name_key(identity.name)}
+        if self._mode is IdentityMode.EMAIL and identity.email is not None:
+            facts["address"] = identity.email.casefold()
         return facts
 
-    def _compare(self, command: SlashCommand, facts: Mapping[str, str], known: Mapping[str, str]) -> None:
+    def _compare(self, identity: Identity, facts: Mapping[str, str], known: Mapping[str, str]) -> None:
         """Raises ChatNameChanged."""
         for what, value in facts.items():
             if known.get(what, value) != value:
-                self._report(command, what)
+                self._report(identity, what)
                 raise ChatNameChanged(what)
 
-    def _report(self, command: SlashCommand, what: str) -> None:
+    def _report(self, identity: Identity, what: str) -> None:
         log.warning(
             "the %s of chat account %s (%r) is not the one it was first seen with; if that is right,"
             " run `certbob mattermost forget %s`",
             what,
-            command.user_id,
-            command.user_name,
-            command.user_id,
+            identity.account,
+            identity.name,
+            identity.account,
         )
 
     def _email(self, user_name: str, user: ChatUser | None) -> str | None:
@@ -149,6 +162,8 @@ class ChatAccounts:
         try:
             user = await self._server.user(user_id)
         except ServerProblem as problem:
+            if problem.status == 404:
+                raise ChatAccountRefused("Mattermost does not know it.") from problem
             log.warning("a chat account could not be looked up: %s", problem)
             if self._mode is IdentityMode.EMAIL:
                 raise ChatUnavailable(str(problem)) from problem

@@ -25,7 +25,10 @@ _NOTHING = timedelta(0)
 
 
 class Checkup:
-    """`server` None: `[mattermost] url` is not set. `public_url`: where Mattermost finds CertBob."""
+    """`server` None: `[mattermost] url` is not set. `public_url`: where Mattermost finds CertBob.
+
+    `verifies`: whether signatures of commands are looked at.
+    """
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class Checkup:
         *,
         clock: Clock,
         mode: IdentityMode,
+        verifies: bool,
         public_url: str,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
@@ -41,6 +45,7 @@ class Checkup:
         self._store = store
         self._clock = clock
         self._mode = mode
+        self._verifies = verifies
         self._public_url = public_url
         self._transport = transport
 
@@ -63,6 +68,8 @@ class Checkup:
             return
         if self._server.has_bot:
             yield await self._bot(self._server)
+            if self._mode is IdentityMode.EMAIL:
+                yield await self._addresses(self._server)
         else:
             yield Finding(
                 "chat bot",
@@ -100,6 +107,13 @@ class Checkup:
         return Finding("links in the chat", Verdict.OK, f"they lead to {self._public_url}")
 
     async def _key(self, server: ChatServer, told: object) -> Finding:
+        if not self._verifies:
+            return Finding(
+                "chat key",
+                Verdict.WARNING,
+                "is not looked at: whoever knows the token can run commands as anybody",
+                'Set [mattermost] verify_trigger = "auto".',
+            )
         known = await self._store.key_of(server.url)
         try:
             if not isinstance(told, str):
@@ -128,14 +142,22 @@ class Checkup:
             bot = await server.me()
         except ServerProblem as problem:
             return Finding("chat bot", Verdict.FAILED, str(problem), "Check [mattermost] bot_token.")
-        if self._mode is IdentityMode.EMAIL and not bot.email:
+        return Finding("chat bot", Verdict.OK, f"is {bot.username}")
+
+    async def _addresses(self, server: ChatServer) -> Finding:
+        """Accounts see their own address in any case, so that of the bot says nothing."""
+        try:
+            config = await server.client_config(as_bot=True)
+        except ServerProblem as problem:
+            return Finding("chat addresses", Verdict.FAILED, str(problem), "Check [mattermost] bot_token.")
+        if config.get("ShowEmailAddress") == "false":
             return Finding(
-                "chat bot",
+                "chat addresses",
                 Verdict.FAILED,
                 'Mattermost shows no e-mail addresses, so identity = "email" cannot work',
                 "Set ShowEmailAddress there, or another [mattermost] identity.",
             )
-        return Finding("chat bot", Verdict.OK, f"is {bot.username}")
+        return Finding("chat addresses", Verdict.OK, "can be looked up")
 
     def _network(self) -> Finding:
         """As Mattermost judges: by the addresses that the name has, though that may be others there."""
@@ -169,7 +191,7 @@ class Checkup:
             return Finding(
                 "address for the command",
                 Verdict.WARNING,
-                f"{url} does not answer from here: {error or type(error).__name__}",
+                f"{url} does not answer from here: {str(error) or type(error).__name__}",
                 "Start CertBob; if it runs, check the proxy in front and its certificate.",
             )
         if answer.status_code not in (401, 429):

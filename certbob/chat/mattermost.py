@@ -89,19 +89,23 @@ class Mattermost:
         user_id = fields.get("user_id", "")
         if not USER_ID.fullmatch(user_id):
             raise BadRequest("no user_id that could be one")
-        if self._trigger is not None:
-            try:
-                await self._trigger.check(fields.get("trigger_id", ""), user_id)
-            except BadTrigger as problem:
-                await self._count_refusal(address)
-                raise NotFromChat(f"its trigger_id: {problem}") from problem
         name = fields.get("command", "")
         return SlashCommand(
             name=name if _NAME.fullmatch(name) else "/cert",
             user_id=user_id,
             user_name=fields.get("user_name", ""),
             words=tuple(fields.get("text", "").split()[:MAX_WORDS]),
+            signed=fields.get("trigger_id", ""),
         )
+
+    async def verify(self, command: SlashCommand, address: str) -> None:
+        if self._trigger is None:
+            return
+        try:
+            await self._trigger.check(command.signed, command.user_id)
+        except BadTrigger as problem:
+            await self._count_refusal(address)
+            raise NotFromChat(f"its trigger_id: {problem}") from problem
 
     async def identity(self, command: SlashCommand) -> Identity:
         tries = await self._tries.count_try(

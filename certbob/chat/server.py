@@ -5,10 +5,11 @@ Only the configured address is called, never one that a request names.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 
@@ -50,6 +51,7 @@ class ChatCommand:
     trigger: str
     url: str
     method: str  # "P" or "G"
+    told: Mapping[str, Any] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +88,23 @@ class ChatServer:
             raise ServerProblem("it publishes no key (AsymmetricSigningPublicKey)")
         return key
 
-    async def client_config(self) -> Mapping[str, Any]:
-        """What it tells everybody (without `format=old` older servers answer 501). Raises ServerProblem."""
-        return await self._object("GET", "config/client?format=old")
+    async def client_config(self, *, as_bot: bool = False) -> Mapping[str, Any]:
+        """What it tells everybody, and a bot more (without `format=old` older servers answer 501).
+
+        Raises ServerProblem.
+        """
+        return await self._object("GET", "config/client?format=old", self._bot_token if as_bot else None)
 
     async def facts(self) -> ServerFacts:
         """Raises ServerProblem."""
         answer = await self._call("GET", "system/ping")
-        date = answer.headers.get("Date")
         try:
-            moment = parsedate_to_datetime(date) if date else None
-        except ValueError:
-            moment = None
+            date = parsedate_to_datetime(answer.headers.get("Date", ""))
+        except (ValueError, OverflowError):
+            date = None
         # "11.6.0.11.6.0.<build>.<enterprise>"
         version = ".".join(answer.headers.get("X-Version-ID", "").split(".")[:3])
-        return ServerFacts(version, moment)
+        return ServerFacts(version, date if date and date.tzinfo else None)
 
     async def user(self, user_id: str, *, seconds: float = LOOKUP_SECONDS) -> ChatUser:
         """As the bot sees the account. Raises ServerProblem."""
@@ -122,7 +126,7 @@ class ChatServer:
 
     async def team_id(self, name: str, token: Secret) -> str:
         """Of the team of this name in addresses. Raises ServerProblem."""
-        return _text(await self._object("GET", f"teams/name/{name}", token), "id")
+        return _text(await self._object("GET", f"teams/name/{quote(name, safe='')}", token), "id")
 
     async def commands(self, team_id: str, token: Secret) -> list[ChatCommand]:
         """The team's own slash commands. Raises ServerProblem."""
@@ -139,10 +143,12 @@ class ChatServer:
         """Raises ServerProblem: 400 where the team has a command of that trigger."""
         return _command(await self._object("POST", "commands", token, json=facts))
 
-    async def update_command(self, command_id: str, facts: Mapping[str, Any], token: Secret) -> ChatCommand:
-        """Its token stays. Raises ServerProblem."""
+    async def update_command(
+        self, command: ChatCommand, facts: Mapping[str, Any], token: Secret
+    ) -> ChatCommand:
+        """Its token stays, and so does what `facts` do not name. Raises ServerProblem."""
         return _command(
-            await self._object("PUT", f"commands/{command_id}", token, json={**facts, "id": command_id})
+            await self._object("PUT", f"commands/{command.id}", token, json={**command.told, **facts})
         )
 
     async def new_token(self, command_id: str, token: Secret) -> Secret:
@@ -184,6 +190,9 @@ class ChatServer:
             answer = await in_time(request, seconds)
         except UnfitAnswer as error:
             raise ServerProblem(f"{self.url}: {error}") from error
+        except (httpx2.LocalProtocolError, ValueError):
+            # Their words quote the header, and so the token.
+            raise ServerProblem(f"{self.url} cannot be asked like that: is the token one?") from None
         except (httpx2.HTTPError, OSError, TimeoutError) as error:
             reason = "it does not answer in time" if isinstance(error, TimeoutError) else str(error)
             raise ServerProblem(f"{self.url}: {reason or type(error).__name__}") from error
@@ -220,6 +229,7 @@ def _command(told: Mapping[str, Any]) -> ChatCommand:
         trigger=_text(told, "trigger"),
         url=_text(told, "url"),
         method=_text(told, "method"),
+        told=told,
     )
 
 

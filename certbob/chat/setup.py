@@ -39,7 +39,7 @@ async def set_up_command(
         return SetUp(f"made /{trigger} in team {team}", team_id, command.token)
     command, did = found[0], f"/{trigger} in team {team} was in order"
     if (command.url, command.method) != (request_url, "P"):
-        command = await server.update_command(command.id, wanted, admin_token)
+        command = await server.update_command(command, wanted, admin_token)
         if (command.url, command.method) != (request_url, "P"):
             raise ServerProblem("it keeps the command as it was")
         did = f"/{trigger} in team {team} leads to {request_url} now"

@@ -17,6 +17,8 @@ from certbob.ports import (
     Intent,
     LinkRequest,
     PendingSignIn,
+    Quota,
+    Replacement,
     Revoked,
     Session,
     Tries,
@@ -60,7 +62,8 @@ class SqlGrants:
     async def add_grant(self, grant: Grant) -> None:
         await self._database.rows(
             f"INSERT INTO grants (id_hash, {_IDENTITY}, profile, validity, platform, device, older, delivery,"
-            " created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " replaces, overlap, created_at, expires_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             grant.id_hash,
             *_identity_values(grant.identity),
             grant.profile_id,
@@ -69,20 +72,22 @@ class SqlGrants:
             grant.device.name,
             int(grant.device.older),
             grant.delivery,
+            grant.replaces.entry if grant.replaces else None,
+            int(grant.replaces.overlap.total_seconds()) if grant.replaces else None,
             to_epoch(grant.created_at),
             to_epoch(grant.expires_at),
         )
 
     async def find_grant(self, id_hash: str) -> Grant | None:
         row = await self._database.row(
-            f"SELECT {_IDENTITY}, profile, validity, platform, device, older, delivery, created_at,"
-            f" expires_at, claimed_at, holder_hash, {_REPLACED} FROM grants WHERE id_hash = ?",
+            f"SELECT {_IDENTITY}, profile, validity, platform, device, older, delivery, replaces, overlap,"
+            f" created_at, expires_at, claimed_at, holder_hash, {_REPLACED} FROM grants WHERE id_hash = ?",
             id_hash,
         )
         if row is None:
             return None
-        profile, validity, platform, device, older, delivery = row[6:12]
-        created_at, expires_at, claimed_at, holder_hash, is_replaced = row[12:]
+        profile, validity, platform, device, older, delivery, replaces, overlap = row[6:14]
+        created_at, expires_at, claimed_at, holder_hash, is_replaced = row[14:]
         return Grant(
             id_hash=id_hash,
             identity=_identity(*row[:6]),
@@ -90,6 +95,7 @@ class SqlGrants:
             validity=timedelta(seconds=validity),
             device=Device(Platform(platform), device, bool(older)),
             delivery=Delivery(delivery),
+            replaces=None if replaces is None else Replacement(replaces, timedelta(seconds=overlap)),
             created_at=from_epoch(created_at),
             expires_at=from_epoch(expires_at),
             claimed_at=None if claimed_at is None else from_epoch(claimed_at),
@@ -138,11 +144,13 @@ class SqlLedger:
 
     async def add_entry(self, intent: Intent, *, now: datetime, since: datetime, limit: int) -> int | None:
         identity = intent.identity
+        within, values = _within(identity.subject, intent.quota)
         row = await self._database.row(
             "INSERT INTO certificates (grant_hash, state, subject, door, account, name, email, profile,"
             " platform, device, encoding, key_type, validity, csr_sha256, request_id, created_at)"
             " SELECT ?, 'intent', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE (SELECT count(*)"
-            " FROM certificates WHERE subject = ? AND created_at > ? AND state <> 'failed') < ? RETURNING id",
+            " FROM certificates WHERE subject = ? AND created_at > ? AND state <> 'failed') < ?"
+            f" AND {within} RETURNING id",
             intent.grant_hash,
             identity.subject,
             identity.door,
@@ -161,8 +169,38 @@ class SqlLedger:
             identity.subject,
             to_epoch(since),
             limit,
+            *values,
         )
         return None if row is None else int(row[0])
+
+    async def count_active(self, subject: str, quota: Quota) -> int:
+        row = await self._database.one(f"SELECT ({_ACTIVE})", *_active_values(subject, quota))
+        return int(row[0])
+
+    async def set_replaced(self, entry: int, by: int, *, revoke_at: datetime) -> None:
+        await self._database.rows(
+            "UPDATE certificates SET replaced_by = ?, revoke_at = ?"
+            " WHERE id = ? AND revoked_at IS NULL AND revoke_at IS NULL",
+            by,
+            to_epoch(revoke_at),
+            entry,
+        )
+
+    async def forget_replacement(self, by: int) -> None:
+        await self._database.rows(
+            "UPDATE certificates SET replaced_by = NULL, revoke_at = NULL"
+            " WHERE replaced_by = ? AND revoked_at IS NULL",
+            by,
+        )
+
+    async def due_for_revocation(self, now: datetime) -> list[Certificate]:
+        rows = await self._database.rows(
+            f"SELECT {_CERTIFICATE} FROM certificates WHERE revoke_at <= ? AND revoked_at IS NULL"
+            " AND (SELECT new.delivered FROM certificates AS new WHERE new.id = certificates.replaced_by) = 1"
+            " ORDER BY revoke_at LIMIT 100",
+            to_epoch(now),
+        )
+        return [_certificate(*row) for row in rows]
 
     async def close_entry(
         self,
@@ -272,8 +310,25 @@ _TAKEN_BACK = "serial IS NOT NULL AND (revoked_at IS NOT NULL OR state = 'reject
 _TAKEN_BACK_AT = "coalesce(revoked_at, closed_at)"
 _CERTIFICATE = (
     "id, serial, subject, name, profile, platform, device, door, delivered, fingerprint, not_before,"
-    " not_after, revoked_at"
+    " not_after, revoked_at, revoke_at"
 )
+# What counts for a quota: also what nobody knows the fate of, but not what never got to its person.
+_ACTIVE = (
+    "SELECT count(*) FROM certificates WHERE subject = ? AND profile = ? AND id <> ?"
+    " AND state IN ('intent', 'issued', 'uncertain') AND revoked_at IS NULL AND revoke_at IS NULL"
+    " AND (not_after IS NULL OR not_after > ?) AND coalesce(delivered, 1) = 1"
+)
+
+
+def _active_values(subject: str, quota: Quota) -> tuple[Any, ...]:
+    return subject, quota.profile_id, quota.replaced or 0, to_epoch(quota.counted_from)
+
+
+def _within(subject: str, quota: Quota | None) -> tuple[str, tuple[Any, ...]]:
+    """A condition, and its parameters."""
+    if quota is None:
+        return "1 = 1", ()
+    return f"({_ACTIVE}) < ?", (*_active_values(subject, quota), quota.limit)
 
 
 def _certificate(
@@ -290,6 +345,7 @@ def _certificate(
     not_before: int,
     not_after: int,
     revoked_at: int | None,
+    revoke_at: int | None,
 ) -> Certificate:
     return Certificate(
         entry=entry,
@@ -305,6 +361,7 @@ def _certificate(
         not_before=from_epoch(not_before),
         not_after=from_epoch(not_after),
         revoked_at=None if revoked_at is None else from_epoch(revoked_at),
+        revoke_at=None if revoke_at is None else from_epoch(revoke_at),
     )
 
 
@@ -495,13 +552,16 @@ class SqlChats:
         row = await self._database.row(f"SELECT {_IDENTITY} FROM chat_links WHERE user_id = ?", user_id)
         return None if row is None else _identity(*row)
 
-    async def refresh_links(self, identity: Identity) -> None:
+    async def refresh_links(
+        self, door: Door, account: str, *, name: str, email: str | None, groups: tuple[str, ...]
+    ) -> None:
         await self._database.rows(
-            "UPDATE chat_links SET name = ?, email = ?, groups = ? WHERE subject = ?",
-            identity.name,
-            identity.email,
-            to_json(identity.groups),
-            identity.subject,
+            "UPDATE chat_links SET name = ?, email = ?, groups = ? WHERE door = ? AND account = ?",
+            name,
+            email,
+            to_json(groups),
+            door,
+            account,
         )
 
     async def links_of(self, subject: str) -> dict[str, str]:

@@ -40,6 +40,15 @@ async def show_certificates() -> Response:
     )
 
 
+@blueprint.get("/certificates/<serial>/replace")
+@signed_in
+async def replace(serial: str) -> Response:
+    """To the form for a new one, filled in as this one is."""
+    old = await _certificate(serial, None)
+    wanted = {"platform": old.platform, "device": old.device, "profile": old.profile_id, "replaces": serial}
+    return Response(status=303, headers={"Location": f"/new?{urlencode(wanted)}"})
+
+
 @blueprint.get("/certificates/<serial>/revoke")
 @owner
 async def ask_to_revoke(serial: str) -> Response:

@@ -1,8 +1,11 @@
 """Which chat accounts are mine: the page that a link out of the chat leads to."""
 
+from contextlib import suppress
+
 from quart import Blueprint, Response, request
 
-from certbob.errors import NoSuchPage, NotSignedIn
+from certbob.chat_links import could_be_token
+from certbob.errors import LinkOver, NoSuchPage, NotSignedIn
 from certbob.web.context import identity, services, session
 from certbob.web.forms import read_form
 from certbob.web.login import ask_to_sign_in
@@ -23,13 +26,16 @@ async def show_links() -> Response:
     token = request.args.get("token")
     if session() is None:
         response = await ask_to_sign_in(NotSignedIn())
-        if token is not None:
+        if token is not None and could_be_token(token):
             remember_chat_link(response, token)
         return response
-    token = token or remembered_chat_link()
+    wanted = None if token is None else await services().chat_links.find(token)
+    if token is None and (token := remembered_chat_link()) is not None:
+        with suppress(LinkOver):  # of an old visit: nobody asks for it now
+            wanted = await services().chat_links.find(token)
     return await page(
         "chat_link.html",
-        wanted=None if token is None else await services().chat_links.find(token),
+        wanted=wanted,
         token=token,
         links=(await services().chat_links.of(identity())).items(),
     )

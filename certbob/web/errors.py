@@ -32,6 +32,7 @@ STATUS: dict[type[Problem], int] = {
     errors.NoSuchPage: 404,
     errors.WrongMethod: 405,
     errors.GrantUsed: 409,
+    errors.TooManyActive: 409,
     errors.GrantExpired: 410,
     errors.TakeOver: 410,
     errors.LinkOver: 410,
@@ -104,8 +105,9 @@ async def show(
     elif is_htmx() or names_html():
         can_go_on = token is not None and gives_back(problem)
         again = {"token": token, "by_mail": by_mail} if can_go_on else None
+        start = "/certificates" if isinstance(problem, errors.TooManyActive) else "/"
         response = await page(
-            "error.html", status, **facts, status=status, again=again, passphrase=passphrase, start="/"
+            "error.html", status, **facts, status=status, again=again, passphrase=passphrase, start=start
         )
     else:
         response = await plain("error.txt", status, **facts)

@@ -1,5 +1,6 @@
 """Signing in and out."""
 
+import re
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from quart import Blueprint, Response, request
@@ -35,13 +36,14 @@ blueprint = Blueprint("login", __name__)
 START = "/new"
 # Where a sign-in may lead, and the fields of a form that survive it. Never an address from outside.
 DESTINATIONS: dict[str, tuple[str, ...]] = {
-    "/new": ("platform", "device", "profile", "validity", "older", "delivery"),
+    "/new": ("platform", "device", "profile", "validity", "older", "delivery", "replaces", "old"),
     "/issue": (),
     "/certificates": (),
     "/link": (),
 }
 
 
+_OF_A_CERTIFICATE = re.compile(r"/certificates/[0-9a-f]{1,40}/(?:revoke|replace)", re.ASCII)
 MAX_FIELD_LENGTH = 200  # of an address that is kept while somebody signs in elsewhere
 
 
@@ -52,7 +54,7 @@ def destination(wanted: str) -> str:
         sent = parse_qsl(url.query, max_num_fields=MAX_FIELDS)
     except ValueError:
         return START
-    fields = DESTINATIONS.get(url.path)
+    fields = () if _OF_A_CERTIFICATE.fullmatch(url.path) else DESTINATIONS.get(url.path)
     if fields is None or url.scheme or url.netloc:
         return START
     kept = [(name, value) for name, value in sent if name in fields and len(value) <= MAX_FIELD_LENGTH]

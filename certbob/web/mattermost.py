@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from quart import Blueprint, Response, g
+from quart import Blueprint, Response, g, request
 
 from certbob.delivery import MailDelivery
 from certbob.devices import Device, Platform, suggested_name
@@ -22,8 +22,10 @@ from certbob.errors import (
     InvalidInput,
     NoMailbox,
     NoSuchPage,
+    NotFromChat,
     NotLinked,
     Problem,
+    SignInBlocked,
     UnfitName,
     WrongMethod,
 )
@@ -40,7 +42,8 @@ blueprint = Blueprint("mattermost", __name__)
 log = logging.getLogger(__name__)
 
 MAX_LISTED = 10
-MAX_LINKS = 5  # each has a token, and a message at most 4000 characters
+# Each has a token, and a message at most 4000 characters.
+MAX_LINKS, MAX_LINKS_LENGTH = 5, 3000
 AUTHORITY_SECONDS = 0.05  # what it signs at most is usually at hand
 
 
@@ -57,14 +60,17 @@ class Message:
 async def run_command() -> Response:
     command: SlashCommand = g.command
     try:
+        await _chat().verify(command, request.remote_addr or "unknown")
         message = await _answer(command)
+    except (NotFromChat, SignInBlocked):
+        raise  # not for a person
     except Problem as problem:
         log_problem(problem)
         log.info("%s was asked by chat account %s", reference(), command.user_id)
-        message = await _apology(command, problem)
+        message = _apology(command, problem)
     except Exception as error:
         log.exception("%s unexpected", reference(), exc_info=error)
-        message = await _apology(command, Problem())
+        message = _apology(command, Problem())
     content = {"response_type": "ephemeral", "text": message.text, "skip_slack_parsing": True}
     if message.goto is not None:
         content["goto_location"] = message.goto
@@ -76,7 +82,7 @@ async def run_command() -> Response:
 async def explain_method() -> Response:
     """A command of the method GET writes its token into the logs on its way."""
     _chat()
-    log.error(
+    log.warning(
         "%s a slash command came as GET: set its method to POST in Mattermost, and regenerate its token",
         reference(),
     )
@@ -94,13 +100,13 @@ async def close_connection(response: Response) -> Response:
 
 async def _answer(command: SlashCommand) -> Message:
     word = command.words[0].lower() if command.words else "download"
-    return await COMMANDS.get(word, _help)(command)
+    try:
+        return await COMMANDS.get(word, _help)(command)
+    except NotLinked:
+        return await _offer_link(command)
 
 
-async def _apology(command: SlashCommand, problem: Problem) -> Message:
-    if isinstance(problem, NotLinked) and _chat().links_accounts:
-        with suppress(Problem):
-            return await _link(command)
+def _apology(command: SlashCommand, problem: Problem) -> Message:
     return _message(
         "problem", command, problem=problem, reference=reference() if status_of(problem) >= 500 else None
     )
@@ -126,19 +132,17 @@ async def _download(command: SlashCommand) -> Message:
 
 
 async def _email(command: SlashCommand) -> Message:
+    identity = await _chat().identity(command)
     mail = services().mail
     if mail is None:
         return _message("no-mail", command)
     if mail.way is Delivery.LINK and not _chat().links_accounts:
         return _message("mail-needs-sign-in", command)
-    identity = await _chat().identity(command)
     if identity.email is None:
         raise NoMailbox
     token, _ = await _mint(command, identity, mail.way)
-    work = mail.send_link(token) if mail.way is Delivery.LINK else _send_file(mail, token)
-    _chat().start(work, command, "mail-failed")
     grant = await services().grants.inspect(token)
-    return _message(
+    message = _message(
         "email",
         command,
         device=grant.device.name,
@@ -146,6 +150,10 @@ async def _email(command: SlashCommand) -> Message:
         passphrase=services().grants.passphrase(token) if mail.way is Delivery.MAIL else None,
         valid_until=grant.created_at + grant.validity,
     )
+    # Only now: a mail whose passphrase nobody was told is of no use.
+    work = mail.send_link(token) if mail.way is Delivery.LINK else _send_file(mail, token)
+    _chat().start(work, command, "mail-failed")
+    return message
 
 
 def _send_file(mail: MailDelivery, token: str) -> Awaitable[object]:
@@ -175,12 +183,19 @@ async def _revoke(command: SlashCommand) -> Message:
         if certificate.is_active(services().clock.now()) and _is_called(certificate, wanted)
     ]
     links = [(certificate, _revocation_link(certificate)) for certificate in found[:MAX_LINKS]]
-    return _message("revoke", command, links=links, asked=bool(wanted), more=len(found) > MAX_LINKS)
+    links = links[: max(1, MAX_LINKS_LENGTH // max((len(url) for _, url in links), default=1))]
+    return _message("revoke", command, links=links, asked=bool(wanted), more=len(found) > len(links))
 
 
 async def _link(command: SlashCommand) -> Message:
+    """Also for somebody who is linked: the account may be another one's."""
     if not _chat().links_accounts:
         return _message("no-links", command)
+    await _chat().identity(command)
+    return await _offer_link(command)
+
+
+async def _offer_link(command: SlashCommand) -> Message:
     token = await services().chat_links.request(command.user_id, command.user_name)
     return _message("link", command, url=_address("/link", token=token), name=command.user_name)
 

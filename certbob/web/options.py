@@ -8,8 +8,8 @@ from quart import Blueprint, Response, request
 from certbob import words
 from certbob.devices import Device, Platform, looks_old, platform_of, suggested_name
 from certbob.errors import CAUnavailable, InvalidInput, UnfitName
-from certbob.identity import Identity, fit_device_name
-from certbob.ports import Delivery
+from certbob.identity import Identity, fit_device_name, name_key
+from certbob.ports import Certificate, Delivery, Replacement
 from certbob.web.context import identity, is_htmx, services, settings, user_agent
 from certbob.web.forms import read_form
 from certbob.web.issue import take_page
@@ -18,6 +18,9 @@ from certbob.web.security import signed_in
 
 blueprint = Blueprint("options", __name__)
 
+MAX_LOOKED_AT = 200
+# What becomes of the certificate that a person has for the device: how long both work; None: for good.
+OLD = {"revoke": timedelta(0), "later": timedelta(days=7), "keep": None}
 LINK_SENT = "/new?link_sent=1"
 
 
@@ -31,6 +34,8 @@ class Values:
     validity: str
     older: bool
     delivery: str
+    replaces: str  # the serial number of a certificate, hex
+    old: str  # what becomes of that one; empty as long as nobody was asked
 
 
 @blueprint.get("/new")
@@ -54,10 +59,14 @@ async def choose() -> Response:
         profile_id, device, validity = await _parse(values, person)
     except InvalidInput as problem:
         return await _options_page(values, status=422, errors=problem.fields)
-    await services().issuance.admit(person, profile_id)
+    existing = await _existing(values)
+    if existing is not None and values.old not in OLD:
+        return await _options_page(values, existing=existing)
+    replaces = _replacement(existing, values.old)
+    await services().issuance.admit(person, profile_id, replaces)
     mail = services().mail
     delivery = Delivery.DOWNLOAD if mail is None or values.delivery == Delivery.DOWNLOAD else mail.way
-    token = await services().grants.mint(person, profile_id, device, validity, delivery)
+    token = await services().grants.mint(person, profile_id, device, validity, delivery, replaces)
     if mail is not None and delivery is Delivery.LINK:
         await mail.send_link(token)
         return await _link_sent()
@@ -97,7 +106,26 @@ def _values(sent: dict[str, str]) -> Values:
         validity=sent.get("validity", ""),
         older=sent.get("older") == "1" if sent else looks_old(user_agent()),
         delivery=sent.get("delivery", Delivery.DOWNLOAD),
+        replaces=sent.get("replaces", ""),
+        old=sent.get("old", ""),
     )
+
+
+async def _existing(values: Values) -> Certificate | None:
+    """The certificate whose place the new one would take: a named one, or one for the same device."""
+    now = services().clock.now()
+    mine = await services().ledger.certificates_of(identity().subject, limit=MAX_LOOKED_AT)
+    active = [e for e in mine if e.is_active(now) and e.revoke_at is None and e.delivered is not False]
+    if values.replaces:
+        return next((each for each in active if f"{each.serial:x}" == values.replaces), None)
+    device = name_key(values.device.strip())
+    same = [e for e in active if name_key(e.device) == device and e.profile_id == values.profile]
+    return max(same, key=lambda each: each.not_after, default=None)
+
+
+def _replacement(existing: Certificate | None, old: str) -> Replacement | None:
+    overlap = OLD.get(old)
+    return None if existing is None or overlap is None else Replacement(existing.entry, overlap)
 
 
 def _suggestions() -> dict[str, str]:
@@ -147,6 +175,7 @@ async def _options_page(
     errors: dict[str, str] | None = None,
     template: str | None = None,
     link_sent: bool = False,
+    existing: Certificate | None = None,
 ) -> Response:
     profiles = services().profiles.for_identity(identity())
     profile = next((p for p in profiles if p.id == values.profile), profiles[0] if profiles else None)
@@ -165,6 +194,7 @@ async def _options_page(
         profiles=profiles,
         validities=[(value, _until(length)) for value, length in offered.items()],
         deliveries=_deliveries().items(),
+        existing=existing or (await _existing(values) if values.replaces else None),
         link_sent=link_sent,
         ask_older=settings().ask_older,
         device_is_suggested=values.device in _suggestions().values(),

@@ -196,7 +196,6 @@ async def start_session(identity: Identity, response: Response, *, is_admin: boo
     await services().sessions.add_session(
         Session(digest(cookie), identity, is_admin, created_at=now, seen_at=now)
     )
-    await services().chat_links.refresh(identity)
     _set_cookie(response, "certbob", cookie, None)
 
 

@@ -25,6 +25,7 @@ async def show_ca() -> Response:
         fingerprint=trust.root.fingerprint(hashes.SHA256()).hex(":").upper(),
         not_after=trust.root.not_valid_after_utc,
         intermediates=[certificate.subject.rfc4514_string() for certificate in trust.intermediates],
+        has_list=services().revocation_list is not None,
     )
 
 

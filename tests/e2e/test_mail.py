@@ -100,7 +100,7 @@ class Walk(Visit):
         self.fill_sign_in(username, password)
         self.page.get_by_label(f"By mail to {username[0]}…@example.org").check()
         self.page.get_by_label("Name of this device").fill("Work laptop")
-        self.press("Create certificate")
+        self.create("Create certificate")
 
     def fill_sign_in(self, username: str = ADA, password: str = ADAS_PASSWORD) -> None:
         self.page.get_by_label("User name").fill(username)

@@ -40,7 +40,7 @@ from tests.support.web import StillClock
 
 pytestmark = pytest.mark.needs("oidc-provider")
 
-CHOICES = {"platform": "linux", "device": "Laptop", "profile": "client", "validity": "90d"}
+CHOICES = {"platform": "linux", "device": "Laptop", "profile": "client", "validity": "90d", "old": "keep"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ def _assert_nothing_on(pages: list[Answer], hunted: Hunted) -> None:
 
 
 def _choose(browser: Browser, form_token: str) -> tuple[str, str]:
-    choices = {"platform": "linux", "device": "Laptop", "profile": "client", "validity": "90d"}
+    choices = {"platform": "linux", "device": "Laptop", "profile": "client", "validity": "90d", "old": "keep"}
     chosen = browser.post("/new", form_token=form_token, delivery="download", **choices)
     passphrase = browser.get(chosen.location).page().passphrase
     return chosen.location.partition("token=")[2], passphrase

@@ -37,7 +37,7 @@ def file(request: pytest.FixtureRequest, certbob: Running, tmp_path: Path) -> tu
     browser = Browser(certbob.url)
     assert browser.post("/login", username=ADA, password=ADAS_PASSWORD).status == 303
     form_token = browser.get("/new").page().form_token
-    choices = {"platform": "linux", "device": "Laptop", "profile": "client", "validity": "90d"}
+    choices = {"platform": "linux", "device": "Laptop", "profile": "client", "validity": "90d", "old": "keep"}
     if request.param == "older":
         choices["older"] = "1"
     chosen = browser.post("/new", form_token=form_token, delivery="download", **choices)

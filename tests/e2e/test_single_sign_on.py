@@ -102,7 +102,8 @@ def test_choices_survive_a_session_that_ended_meanwhile(
     expect(device).to_have_value(re.compile("Android"))
     scripted.clear_cookies(name="certbob")
 
-    walk.choose("Kept tablet")
+    device.fill("Kept tablet")
+    walk.press("Create and download")
     expect(walk.page).to_have_url(re.compile("/login"))
     walk.follow(f"Continue with {LABEL}")
 

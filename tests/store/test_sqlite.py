@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from certbob.errors import CannotStart, Duplicate, StorageProblem
+from certbob.ports import LinkRequest
+from certbob.store.queries import SqlChats
 from certbob.store.sqlite import Database
 from tests.support.commands import CHECKOUT, bound_by_permissions
 from tests.support.core import dump
@@ -168,6 +170,8 @@ OPEN_AND_WRITE = f"""
 import asyncio, sys
 from pathlib import Path
 from certbob.errors import CannotStart
+from certbob.ports import LinkRequest
+from certbob.store.queries import SqlChats
 from certbob.store.sqlite import Database
 
 async def main():
@@ -287,3 +291,54 @@ async def test_what_was_written_outlives_a_process_that_is_killed(path: Path) ->
             copy.with_name(copy.name + suffix).write_bytes(path.with_name(path.name + suffix).read_bytes())
     async with database_at(copy) as database:
         assert await database.one("SELECT count(*) FROM accounts") == (20,)
+
+
+# What chats ask of it: of two processes that want the same at the same moment one gets it
+
+ROUNDS = 20
+LINK = LinkRequest("a" * 26, "alice", datetime(2026, 1, 15, 12, 0, tzinfo=UTC))
+
+
+def race(path: Path, own: str, start: Barrier, results: Any) -> None:
+    """Tells of each round what was taken, what was seen for the first time, and what is bound."""
+
+    async def run() -> list[tuple[bool, bool, str]]:
+        async with database_at(path) as database:
+            chats = SqlChats(database)
+            told = []
+            for number in range(ROUNDS):
+                start.wait(30)
+                told.append(
+                    (
+                        await chats.take_link_request(f"link {number}"),
+                        await chats.see_once(f"message {number}", LINK.until),
+                        await chats.bind(f"account {number}", "name", own),
+                    )
+                )
+            return told
+
+    results.put(asyncio.run(run()))
+
+
+async def test_of_two_processes_one_gets_what_works_once(path: Path) -> None:
+    async with database_at(path) as database:
+        for number in range(ROUNDS):
+            await SqlChats(database).add_link_request(f"link {number}", LINK)
+    spawn = multiprocessing.get_context("spawn")
+    start, results = spawn.Barrier(2), spawn.Queue()
+    processes = [spawn.Process(target=race, args=(path, own, start, results)) for own in ("ada", "bert")]
+    for process in processes:
+        process.start()
+    told = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(30)
+        process.close()
+    results.close()
+
+    for one, other in zip(*told, strict=True):
+        assert {one[0], other[0]} == {True, False}
+        assert {one[1], other[1]} == {True, False}
+        assert one[2] == other[2]
+    async with database_at(path) as database:
+        bound = await database.rows("SELECT value FROM chat_accounts ORDER BY rowid")
+    assert [(value,) for _, _, value in told[0]] == bound

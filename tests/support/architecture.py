@@ -55,9 +55,10 @@ ROOMS = {
     "bootstrap": _room("bootstrap", "core files ca store auth chat mail config signers paths"),
     "jobs": _room("jobs", "core"),
     "doctor": _room("doctor", "core"),
+    "snippets": _room("snippets", "paths", "jinja2"),
     "server": _room("server", "core web config bootstrap jobs logs paths", "hypercorn"),
     "cli": _room(
-        "cli", "core files auth chat config bootstrap jobs doctor server logs", "click cryptography"
+        "cli", "core files auth chat config bootstrap jobs doctor server logs snippets", "click cryptography"
     ),
     "app": _room("app", "cli server web"),
 }

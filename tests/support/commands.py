@@ -5,8 +5,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+from certbob.bootstrap import build_services
+from certbob.config import Server, Settings
+from tests.support.core import InlineSigners
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 APP = [sys.executable, str(CHECKOUT / "app.py")]
+
+
+async def found_installation(data_dir: Path) -> None:
+    """As the first start leaves it."""
+    services = await build_services(Settings(server=Server(data_dir=data_dir)), signers=InlineSigners())
+    await services.close()
 
 
 def bound_by_permissions() -> list[str]:

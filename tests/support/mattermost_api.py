@@ -313,7 +313,7 @@ class Server:
             case "GET", ["system", "ping"]:
                 return json_reply({"ActiveSearchBackend": "database", "status": "OK"})
             case "GET", ["config", "client"]:
-                return json_reply(self._client_config(request.query.get("format", "")))
+                return json_reply(self._client_config(request))
         viewer = self._signed_in(request)
         match request.method, path:
             case "GET", ["users", "me", "teams"]:
@@ -343,15 +343,20 @@ class Server:
                 raise forbidden()
         raise not_found()
 
-    def _client_config(self, form: str) -> dict[str, str]:
-        if self.old and form != "old":
+    def _client_config(self, request: Request) -> dict[str, str]:
+        """More of it for who is signed in."""
+        if self.old and request.query.get("format") != "old":
             raise AppError(501, "api.config.client.old_format.app_error", "Please use format=old.")
-        return {
+        limited = {
             "AsymmetricSigningPublicKey": self.public_key,
             "BuildNumber": self.version,
             "SiteURL": self.site_url,
             "Version": self.version,
         }
+        if "authorization" not in request.headers:
+            return limited
+        self._signed_in(request)
+        return limited | {"ShowEmailAddress": str(self.show_email_address).lower()}
 
     def _signed_in(self, request: Request) -> User:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")

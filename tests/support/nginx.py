@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -22,7 +23,7 @@ from tests.support.peers import path_of
 CONFIGURATION = """
 daemon off;
 pid {folder}/pid;
-error_log {folder}/error.log;
+error_log {folder}/error.log info;
 events {{}}
 http {{
     access_log off;
@@ -39,6 +40,7 @@ http {{
         ssl_client_certificate {folder}/root.pem;
         ssl_verify_client on;
         ssl_verify_depth 2;
+        {more}
         location / {{
             default_type text/plain;
             return 200 "$ssl_client_verify|$ssl_client_s_dn|$ssl_protocol\\n";
@@ -65,16 +67,32 @@ class Nginx:
         body, _, status = told.stdout.rpartition("\n")
         return int(status), body.strip() or told.stderr
 
+    def reload(self, crls: str) -> None:
+        """With other lists; when it returns, the old ones count no more."""
+        (self.folder / "crls.pem").write_text(crls)
+        ended, give_up = self._ended_workers(), time.monotonic() + 10
+        os.kill(int((self.folder / "pid").read_text()), signal.SIGHUP)
+        while self._ended_workers() == ended:
+            assert time.monotonic() < give_up, (self.folder / "error.log").read_text()
+            time.sleep(0.01)
+
+    def _ended_workers(self) -> int:
+        return (self.folder / "error.log").read_text().count("exited with code 0")
+
 
 @contextmanager
-def nginx(folder: Path, root_pem: str) -> Iterator[Nginx]:
-    """`root_pem`: whose certificates it trusts."""
+def nginx(folder: Path, root_pem: str, crls: str | None = None) -> Iterator[Nginx]:
+    """`root_pem`: whose certificates it trusts. `crls`: the lists of those that are revoked, PEM."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     (folder / "root.pem").write_text(root_pem)
-    _write_server_certificate(folder)
+    write_server_certificate(folder / "server.pem", folder / "server.key")
     configuration = folder / "nginx.conf"
-    configuration.write_text(CONFIGURATION.format(folder=folder, port=port))
+    more = ""
+    if crls is not None:
+        (folder / "crls.pem").write_text(crls)
+        more = f"ssl_crl {folder}/crls.pem;"
+    configuration.write_text(CONFIGURATION.format(folder=folder, port=port, more=more))
     command: list[str | Path] = [
         path_of("nginx"),
         "-p",
@@ -107,7 +125,8 @@ def _wait_until_it_listens(process: "subprocess.Popen[bytes]", port: int) -> Non
     raise AssertionError("nginx does not start")
 
 
-def _write_server_certificate(folder: Path) -> None:
+def write_server_certificate(certificate_file: Path, key_file: Path) -> None:
+    """Self-signed, for this machine."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(UTC)
@@ -120,11 +139,12 @@ def _write_server_certificate(folder: Path) -> None:
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(days=1))
         .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+            x509.SubjectAlternativeName(
+                [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+            ),
+            critical=False,
         )
         .sign(key, hashes.SHA256())
     )
-    (folder / "server.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (folder / "server.key").write_bytes(
-        key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
-    )
+    certificate_file.write_bytes(certificate.public_bytes(Encoding.PEM))
+    key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()))

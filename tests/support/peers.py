@@ -57,11 +57,17 @@ _OIDC_PROVIDER_MANIFEST = OIDC_PROVIDER / "node_modules/oidc-provider/package.js
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 PEERS = {
+    "apache2": Peer(("apache2",), "apt install apache2-bin", "-v"),
+    "caddy": Peer(("caddy",), "apt install caddy", "version"),
     "certtool": Peer(("certtool",), "apt install gnutls-bin"),
     "certutil": Peer(("certutil",), "apt install libnss3-tools", None),
     "chromium": Peer(CHROMIUM, "apt install chromium"),
     "curl": Peer(("curl",), "apt install curl"),
+    "eapol_test": Peer(("eapol_test",), "apt install eapoltest", None),
+    "envoy": Peer(("envoy",), "tests/peers/install fetches it with pip"),
+    "freeradius": Peer(("freeradius",), "apt install freeradius", "-v"),
     "git": Peer(("git",), "apt install git"),
+    "haproxy": Peer(("haproxy",), "apt install haproxy", "-v"),
     "keytool": Peer(("keytool",), "apt install default-jre-headless", "-J-version"),
     "nginx": Peer(("nginx",), "apt install nginx", "-v"),
     "oidc-provider": Peer(
@@ -71,6 +77,7 @@ PEERS = {
         _OIDC_PROVIDER_MANIFEST,
     ),
     "openssl": Peer(("openssl",), "apt install openssl", "version"),
+    "openvpn": Peer(("openvpn",), "apt install openvpn"),
     "pk12util": Peer(("pk12util",), "apt install libnss3-tools", None),
     "postfix": Peer(("postfix",), "apt install postfix, and run the tests as root", None, root=True),
     "saslpasswd2": Peer(("saslpasswd2",), "apt install sasl2-bin libsasl2-modules", None),

@@ -124,6 +124,8 @@ NEW = Sample(
             "validity": "90d",
             "older": False,
             "delivery": "download",
+            "replaces": "",
+            "old": "",
         },
         "errors": {},
         "platforms": tuple(Platform),
@@ -136,6 +138,7 @@ NEW = Sample(
         "ask_older": True,
         "device_is_suggested": True,
         "link_sent": False,
+        "existing": None,
     },
 )
 TAKE = Sample(
@@ -234,6 +237,7 @@ CA = Sample(
         "fingerprint": ":".join(["8A", "F0", "3C", "71"] * 8),
         "not_after": NOW + timedelta(days=3650),
         "intermediates": ["CN=CertBob Intermediate,O=Example Org"],
+        "has_list": True,
     },
 )
 
@@ -269,6 +273,7 @@ SAMPLES: dict[str, Sample] = {
         },
         device_is_suggested=False,
     ),
+    "options-replace": NEW.changed(existing=CERTIFICATE),
     "options-fragment": Sample("_options.html", NEW.facts),
     **{
         f"take-{platform.value}": TAKE.changed(device=Device(platform, "Work laptop", older=False))
@@ -321,6 +326,7 @@ SAMPLES: dict[str, Sample] = {
     "link-none": LINK.changed(wanted=None, token=None),
     "link-list": LINK.changed(wanted=None, token=None, links=(("eqaw", "ada.lovelace"),)),
     "ca": CA,
+    "ca-without-list": CA.changed(has_list=False),
 }
 
 

@@ -186,7 +186,7 @@ async def test_beyond_the_limit_the_form_says_until_when(site: Site, clock: Stil
         link = (await browser.submit(form)).headers["Location"]
         await strict.program().get(link)
 
-        answer = await browser.submit(form)
+        answer = await browser.submit(form, old="keep")
 
         assert answer.status == 429
         assert answer.headers["Retry-After"] == "3600"

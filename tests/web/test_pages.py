@@ -40,7 +40,7 @@ async def test_every_template_is_used(data_dir: Path, clock: StillClock) -> None
         with template_rendered.connected_to(note, site.app):
             browser = await site.signed_in()
             for client in (browser, browser.as_htmx()):
-                for path in ("/login", "/new", "/ca", "/nothing"):
+                for path in ("/login", "/new", "/ca", "/nothing", "/certificates"):
                     await client.get(path)
                 for platform in Platform:
                     await client.get(f"/issue?token={await site.mint(platform=platform)}")
@@ -49,8 +49,10 @@ async def test_every_template_is_used(data_dir: Path, clock: StillClock) -> None
             ca.problem = CAUnavailable("away")
             await browser.as_htmx().get("/ca")
 
-        mails = {name for name in site.app.jinja_env.list_templates() if name.startswith("mail/")}
-        assert rendered | BASES == set(site.app.jinja_env.list_templates()) - mails
+        others = ("mail/", "chat/", "snippets/", "chat_link.html", "revoke.html")
+        every = site.app.jinja_env.list_templates()
+        pages = {name for name in every if name in rendered or not name.startswith(others)}
+        assert rendered | BASES == pages
 
 
 @pytest.mark.parametrize("path", ["/login", "/new", "/ca", "/issue?token=TOKEN"])

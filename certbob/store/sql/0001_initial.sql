@@ -63,6 +63,8 @@ CREATE TABLE grants (
     device text NOT NULL,
     older bigint NOT NULL,
     delivery text NOT NULL,
+    replaces bigint,
+    overlap bigint,
     created_at bigint NOT NULL,
     expires_at bigint NOT NULL,
     claimed_at bigint,
@@ -81,7 +83,8 @@ CREATE TABLE chat_accounts (
     user_id text NOT NULL,
     kind text NOT NULL,
     value text NOT NULL,
-    PRIMARY KEY (user_id, kind)
+    PRIMARY KEY (user_id, kind),
+    UNIQUE (kind, value)
 );
 
 -- Chat accounts whose people showed by signing in here who they are.
@@ -150,6 +153,8 @@ CREATE TABLE certificates (
     certificate bytea,
     revoked_at bigint,
     revocation_reason bigint,
+    replaced_by bigint,
+    revoke_at bigint,
     delivery text NOT NULL DEFAULT 'download',
     delivered bigint DEFAULT 1,
     note text
@@ -157,5 +162,7 @@ CREATE TABLE certificates (
 CREATE INDEX certificates_taken_back ON certificates (revoked_at)
     WHERE serial IS NOT NULL AND (revoked_at IS NOT NULL OR state = 'rejected');
 CREATE INDEX certificates_by_subject ON certificates (subject, created_at);
+CREATE INDEX certificates_replaced ON certificates (revoke_at)
+    WHERE revoke_at IS NOT NULL AND revoked_at IS NULL;
 -- One grant, one certificate: whatever the program does, the database refuses a second one.
 CREATE UNIQUE INDEX certificates_by_grant ON certificates (grant_hash) WHERE state <> 'failed';

@@ -1,0 +1,240 @@
+"""A new certificate in the place of an old one, which is revoked once the new one was taken."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from certbob.config import DEFAULT_PROFILE
+from certbob.errors import CAUnavailable
+from tests.support.web import ADA, BERT, Answer, Client, FakeCA, Site, StillClock, open_site
+
+LIMITED = replace(DEFAULT_PROFILE, max_active=2, renewal_window=timedelta(days=30))
+
+
+async def ask(client: Client, device: str = "Work laptop", **fields: str) -> Answer:
+    form = (await client.get("/new")).page.form("/new")
+    return await client.submit(form, device=device, platform="linux", **fields)
+
+
+async def take(client: Client, answer: Answer) -> None:
+    """The file behind the link, and the page's own cookie, so that it counts as taken."""
+    assert answer.status == 303, answer.text
+    page = (await client.follow(answer.headers["Location"])).page
+    assert (await client.submit(page.form("/issue"))).status == 200
+
+
+async def have(client: Client, device: str = "Work laptop", **fields: str) -> None:
+    await take(client, await ask(client, device, **fields))
+
+
+async def statuses(client: Client) -> list[str]:
+    page = (await client.get("/certificates")).page
+    return [" ".join("".join(each.itertext()).split()) for each in page.all("article/dl/dd[1]")]
+
+
+async def run_jobs(site: Site) -> None:
+    await site.services.revocation.revoke_replaced()
+
+
+@pytest.fixture
+async def limited(data_dir: Path, clock: StillClock) -> AsyncIterator[Site]:
+    async with open_site(data_dir, clock, profiles=(LIMITED,)) as opened:
+        yield opened
+
+
+async def test_a_second_one_for_the_same_device_is_asked_about(site: Site) -> None:
+    ada = await site.signed_in()
+    await have(ada)
+
+    for device in ("Work laptop", " work  LAPTOP"):
+        answer = await ask(ada, device)
+
+        assert answer.status == 200
+        assert "You already have one for ‘Work laptop’" in answer.page.text("main")
+        fields = answer.page.form("/new").fields
+        assert fields["old"] == "revoke"
+        assert fields["device"] == device.strip() or fields["device"] == device
+    assert len(site.ledger()) == 1
+
+
+async def test_nobody_is_asked_about_other_devices_people_and_profiles(site: Site) -> None:
+    ada, bert = await site.signed_in(ADA), await site.signed_in(BERT)
+    await have(ada)
+
+    await have(ada, "Phone")
+    await have(ada, profile="vpn", validity="30d")
+    await have(bert)
+
+
+@pytest.mark.parametrize(("old", "days"), [("revoke", 0), ("later", 7)])
+async def test_the_old_one_is_revoked_once_the_new_one_was_taken(
+    site: Site, clock: StillClock, old: str, days: int
+) -> None:
+    ada = await site.signed_in()
+    await have(ada)
+    question = (await ask(ada)).page.form("/new")
+
+    answer = await ada.submit(question, old=old)
+    await run_jobs(site)
+    assert await statuses(ada) == ["Active"]  # there is only a link as yet
+
+    await take(ada, answer)
+    clock.advance(days=days, seconds=-1)
+    if days:
+        ada = await site.signed_in()
+        await run_jobs(site)
+        assert await statuses(ada) == ["Active", "Replaced, works until 1 December 2026"]
+    clock.advance(seconds=1)
+    await run_jobs(site)
+
+    assert await statuses(ada) == ["Active", "Replaced"]
+    assert site.ledger("revoked_at IS NOT NULL, revocation_reason") == [(1, 4), (0, None)]
+
+
+async def test_both_can_be_kept(site: Site, clock: StillClock) -> None:
+    ada = await site.signed_in()
+    await have(ada)
+
+    await take(ada, await ada.submit((await ask(ada)).page.form("/new"), old="keep"))
+    clock.advance(minutes=1)
+    await run_jobs(site)
+
+    assert await statuses(ada) == ["Active", "Active"]
+
+
+async def test_a_new_one_that_never_got_to_its_person_revokes_nothing(site: Site, clock: StillClock) -> None:
+    ada = await site.signed_in()
+    await have(ada)
+    await take(ada, await ada.submit((await ask(ada)).page.form("/new"), old="revoke"))
+    await site.services.ledger.delivered(2, False)
+
+    clock.advance(minutes=1)
+    await run_jobs(site)
+
+    assert await statuses(ada) == ["Not collected", "Active"]
+    assert site.ledger("revoked_at") == [None, None]
+
+
+async def test_an_authority_that_is_away_leaves_the_old_one_for_the_next_time(
+    data_dir: Path, clock: StillClock
+) -> None:
+    class Revoking(FakeCA):
+        async def revoke(self, serial: int, reason_code: int) -> None:
+            if self.problem is not None:
+                raise self.problem
+
+    ca = Revoking(data_dir, clock)
+    async with open_site(data_dir, clock, ca=ca) as site:
+        ada = await site.signed_in()
+        await have(ada)
+        await take(ada, await ada.submit((await ask(ada)).page.form("/new"), old="revoke"))
+        ca.problem = CAUnavailable("away")
+
+        await run_jobs(site)
+        assert site.ledger("revoked_at IS NULL") == [1, 1]
+
+        ca.problem = None
+        await run_jobs(site)
+        assert site.ledger("revoked_at IS NULL") == [0, 1]
+
+
+async def test_replace_leads_to_the_form_filled_in_as_the_old_one_is(site: Site) -> None:
+    ada = await site.signed_in()
+    await have(ada, "Phone")
+    (link,) = [
+        link.get("href", "")
+        for link in (await ada.get("/certificates")).page.all("a")
+        if "replace" in link.get("href", "")
+    ]
+
+    page = (await ada.get((await ada.get(link)).headers["Location"])).page
+
+    assert page.form("/new").fields["device"] == "Phone"
+    assert page.form("/new").fields["platform"] == "linux"
+    await take(ada, await ada.submit(page.form("/new"), device="New phone"))
+    await run_jobs(site)
+    assert await statuses(ada) == ["Active", "Replaced"]
+
+
+@pytest.mark.parametrize("serial", ["1", "xyz", ""])
+async def test_somebody_elses_or_no_certificate_cannot_be_replaced(site: Site, serial: str) -> None:
+    ada, bert = await site.signed_in(ADA), await site.signed_in(BERT)
+    await have(ada)
+    hers = site.ledger("serial")[0]
+
+    assert (await bert.get(f"/certificates/{hers}/replace")).status == 404
+    assert (await bert.get(f"/certificates/{serial}/replace")).status == 404
+    await have(bert, replaces=hers, old="revoke")
+    await run_jobs(site)
+
+    assert site.ledger("revoke_at") == [None, None]
+
+
+async def test_one_person_can_have_so_many_of_a_profile(limited: Site) -> None:
+    ada, bert = await limited.signed_in(ADA), await limited.signed_in(BERT)
+    await have(ada, "Laptop")
+    await have(ada, "Phone")
+
+    answer = await ask(ada, "Tablet")
+
+    assert answer.status == 409
+    assert "can be had 2 times by one person" in answer.page.text("main")
+    assert [link.get("href") for link in answer.page.all("main//a")][:1] == ["/certificates"]
+    await have(bert, "Tablet")
+
+
+async def test_what_ends_soon_was_revoked_or_never_taken_does_not_count(
+    limited: Site, clock: StillClock
+) -> None:
+    async def can_have_another() -> bool:
+        ada = await limited.signed_in()
+        return (await ask(ada, "Tablet")).status == 303
+
+    ada = await limited.signed_in()
+    await have(ada, "Laptop")
+    await have(ada, "Phone")
+    assert not await can_have_another()
+
+    await limited.services.ledger.delivered(1, False)
+    assert await can_have_another()
+    await limited.services.ledger.delivered(1, True)
+    assert not await can_have_another()
+
+    clock.advance(days=60, seconds=-600)
+    assert not await can_have_another()
+    clock.advance(seconds=600)
+    assert await can_have_another()
+
+
+async def test_a_full_quota_lets_one_be_replaced(limited: Site) -> None:
+    ada = await limited.signed_in()
+    await have(ada, "Laptop")
+    await have(ada, "Phone")
+
+    await take(ada, await ada.submit((await ask(ada, "Laptop")).page.form("/new"), old="later"))
+
+    assert (await ask(ada, "Tablet")).status == 409
+
+
+async def test_links_that_were_made_before_the_quota_was_full_are_refused(limited: Site) -> None:
+    """Over all processes: the database itself counts when the intent is written."""
+    ada = await limited.signed_in()
+    links = [(await ask(ada, device)).headers["Location"] for device in ("Laptop", "Phone", "Tablet")]
+
+    answers = [await limited.program().get(link) for link in links]
+
+    assert [answer.status for answer in answers] == [200, 200, 409]
+    assert limited.ledger() == ["issued", "issued"]
+
+
+@pytest.mark.parametrize("old", ["", "nonsense", "REVOKE"])
+async def test_another_answer_is_no_answer(site: Site, old: str) -> None:
+    ada = await site.signed_in()
+    await have(ada)
+    fields: dict[str, Any] = (await ask(ada)).page.form("/new").fields
+
+    assert (await ada.post("/new", fields | {"old": old})).status == 200
