@@ -167,6 +167,13 @@ async def _build(
             return oidc is not None and oidc.still_knows(identity)
         return local.still_knows(identity)
 
+    # The account that CertBob made itself is there only for whoever runs it.
+    made = await people.accounts()
+
+    def is_admin(identity: Identity) -> bool:
+        is_made = identity.door is Door.LOCAL and not settings.local.users and identity.account in made
+        return is_made or not set(identity.groups).isdisjoint(settings.oidc.admin_groups)
+
     async def current(identity: Identity) -> Identity | None:
         if identity.door is Door.LOCAL:
             return await local.identity_of(identity.account)
@@ -256,6 +263,7 @@ async def _build(
             clock=clock,
         ),
         still_knows=still_knows,
+        is_admin=is_admin,
         session_key=derive_key(secret, "session"),
         storage_health=storage_health,
         prune=prune,

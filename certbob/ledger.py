@@ -110,6 +110,14 @@ class Ledger:
         now = self._clock.now()
         return await self._store.certificates_of(subject, now=now, limit=limit, offset=offset)
 
-    async def find(self, serial: int, subject: str) -> Certificate | None:
-        """None as well when it is somebody else's."""
+    async def find(self, serial: int, subject: str | None) -> Certificate | None:
+        """None as well when it is somebody else's; without `subject` it may be anybody's."""
         return await self._store.find_certificate(serial, subject)
+
+    async def search(self, words: str, *, limit: int, offset: int = 0) -> list[Certificate]:
+        """Of everybody; name, address, device or serial number (hex) has `words` in it. The newest first."""
+        return await self._store.search(words, limit=limit, offset=offset)
+
+    async def active_of(self, subject: str) -> list[Certificate]:
+        """All that a person could still use."""
+        return await self._store.active_of(subject, now=self._clock.now())

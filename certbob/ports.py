@@ -381,8 +381,16 @@ class LedgerStore(Protocol):
         """The active ones first, the one that ends soonest on top; then the others, the newest on top."""
         ...
 
-    async def find_certificate(self, serial: int, subject: str) -> Certificate | None:
-        """None as well when it is somebody else's."""
+    async def find_certificate(self, serial: int, subject: str | None) -> Certificate | None:
+        """None as well when it is somebody else's; without `subject` it may be anybody's."""
+        ...
+
+    async def search(self, words: str, *, limit: int, offset: int) -> list[Certificate]:
+        """Of everybody; name, address, device or serial number (hex) has `words` in it. The newest first."""
+        ...
+
+    async def active_of(self, subject: str, *, now: datetime) -> list[Certificate]:
+        """All that a person could still use."""
         ...
 
     async def entries_since(self, subject: str, since: datetime) -> list[datetime]:

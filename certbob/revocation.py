@@ -1,6 +1,7 @@
 """Taking a certificate back: the authority first, then the ledger and the list; all can be repeated."""
 
 import logging
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 
@@ -36,6 +37,14 @@ class Reason(StrEnum):
     def code(self) -> int:
         """The CRL reason code (RFC 5280 5.3.1)."""
         return {Reason.LOST: 1, Reason.RETIRED: 5, Reason.REPLACED: 4, Reason.OTHER: 0}[self]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of revoking all that somebody has: how many were revoked, and how many could not be."""
+
+    revoked: int
+    failed: int
 
 
 class Revocation:
@@ -82,6 +91,18 @@ class Revocation:
                 log.warning(
                     "the replaced certificate %d is not revoked yet: %s", certificate.entry, problem.detail
                 )
+
+    async def revoke_all(self, subject: str, reason: Reason) -> Outcome:
+        """Everything that a person could still use; what fails stops no other. Raises StorageProblem."""
+        outcome = Outcome(0, 0)
+        for certificate in await self._ledger.active_of(subject):
+            try:
+                await self.revoke(certificate, reason)
+                outcome = replace(outcome, revoked=outcome.revoked + 1)
+            except NotRevoked as problem:
+                log.error("%d was not revoked: %s", certificate.entry, problem.detail)
+                outcome = replace(outcome, failed=outcome.failed + 1)
+        return outcome
 
     async def revoke(self, certificate: Certificate, reason: Reason) -> None:
         """Raises NotRevoked, StorageProblem; can be repeated after both."""

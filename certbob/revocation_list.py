@@ -6,9 +6,8 @@ number grows over all processes and restarts.
 
 import asyncio
 import logging
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from certbob.errors import Problem
 from certbob.ports import Clock, Crl, CrlSigner, CrlStore
 
 log = logging.getLogger(__name__)
@@ -33,7 +32,8 @@ class RevocationList:
 
     async def current(self) -> Crl:
         """Raises StorageProblem and what signing raises, when there is none that is still good."""
-        if self._current is None or self._current.next_update <= self._clock.now():
+        now = self._clock.now()
+        if self._current is None or not self._current.this_update <= now < self._current.next_update:
             await self.refresh()
         assert self._current is not None  # noqa: S101 `refresh` has made one, or raised
         return self._current
@@ -48,12 +48,13 @@ class RevocationList:
         async with self._building:
             seen = await self._store.revocations()
             now = self._clock.now()
-            if self._current is not None and seen == self._seen and now < self._renew_at(self._current):
+            if seen == self._seen and self._is_fresh(now):
                 return
-            this_update = now.replace(microsecond=0) - BACKDATE
-            next_update = this_update + self._lifetime
             # Not only one more than the last: a database that comes from a backup has forgotten some.
             number = await self._store.next_crl_number(int(now.timestamp()))
+            # Later with each list: OpenSSL takes either of two that are of the same second.
+            this_update = min(datetime.fromtimestamp(number, UTC), now + BACKDATE) - BACKDATE
+            next_update = this_update + self._lifetime
             revoked = await self._store.revoked(now - GRACE)
             der = await self._signer.sign_crl(
                 revoked, number=number, this_update=this_update, next_update=next_update
@@ -70,8 +71,8 @@ class RevocationList:
         """A failure is logged; the last list is served on, and `trouble` tells in time."""
         try:
             await self.refresh()
-        except Problem as problem:
-            log.error("the list of revoked certificates was not renewed: %s", problem.detail)
+        except Exception as error:
+            log.exception("the list of revoked certificates was not renewed", exc_info=error)
 
     def trouble(self) -> str | None:
         """None while the list is fresh; a reason for the operator from half of its lifetime on."""
@@ -79,9 +80,14 @@ class RevocationList:
             return "there is no list of revoked certificates"
         left = self._current.next_update - self._clock.now()
         if left < self._lifetime / 2:
-            hours = max(left, timedelta(0)) // timedelta(hours=1)
-            return f"the list of revoked certificates was not renewed, and ends in {hours} hours"
+            end = "is over" if left <= timedelta(0) else f"ends in {left // timedelta(hours=1)} h"
+            return f"the list of revoked certificates was not renewed, and {end}"
         return None
 
-    def _renew_at(self, crl: Crl) -> datetime:
-        return crl.this_update + min(RENEW_AFTER, self._lifetime / 4)
+    def _is_fresh(self, now: datetime) -> bool:
+        """Neither old nor, because a clock was wrong, of the future."""
+        renew_after = min(RENEW_AFTER, self._lifetime / 4)
+        return (
+            self._current is not None
+            and self._current.this_update <= now < self._current.this_update + renew_after
+        )

@@ -170,6 +170,7 @@ class Services:
     revocation: Revocation
     revocation_list: RevocationList | None  # None: the authority makes its own
     still_knows: Callable[[Identity], bool]  # False once the account was taken away
+    is_admin: Callable[[Identity], bool]
     session_key: bytes = field(repr=False)  # for form tokens
     storage_health: Callable[[], Awaitable[str | None]]  # None, or what is wrong
     prune: Callable[[], Awaitable[None]]

@@ -1,5 +1,6 @@
 """Every SQL statement of the program, one class for each port."""
 
+import re
 import uuid
 from datetime import datetime, timedelta
 from typing import Any
@@ -196,8 +197,10 @@ class SqlLedger:
     async def due_for_revocation(self, now: datetime) -> list[Certificate]:
         rows = await self._database.rows(
             f"SELECT {_CERTIFICATE} FROM certificates WHERE revoke_at <= ? AND revoked_at IS NULL"
+            " AND not_after > ?"
             " AND (SELECT new.delivered FROM certificates AS new WHERE new.id = certificates.replaced_by) = 1"
             " ORDER BY revoke_at LIMIT 100",
+            to_epoch(now),
             to_epoch(now),
         )
         return [_certificate(*row) for row in rows]
@@ -264,13 +267,36 @@ class SqlLedger:
         )
         return [_certificate(*row) for row in rows]
 
-    async def find_certificate(self, serial: int, subject: str) -> Certificate | None:
+    async def find_certificate(self, serial: int, subject: str | None) -> Certificate | None:
         row = await self._database.row(
-            f"SELECT {_CERTIFICATE} FROM certificates WHERE serial = ? AND subject = ? AND state = 'issued'",
+            f"SELECT {_CERTIFICATE} FROM certificates"
+            " WHERE serial = ? AND subject = coalesce(?, subject) AND state = 'issued'",
             f"{serial:x}",
             subject,
         )
         return None if row is None else _certificate(*row)
+
+    async def search(self, words: str, *, limit: int, offset: int) -> list[Certificate]:
+        literal = re.sub("([%_!])", r"!\1", words)
+        columns = ("name", "coalesce(email, '')", "device", "serial")
+        matches = " OR ".join(f"lower({column}) LIKE lower(?) ESCAPE '!'" for column in columns)
+        rows = await self._database.rows(
+            f"SELECT {_CERTIFICATE} FROM certificates WHERE state = 'issued' AND ({matches})"
+            " ORDER BY id DESC LIMIT ? OFFSET ?",
+            *[f"%{literal}%"] * len(columns),
+            limit,
+            offset,
+        )
+        return [_certificate(*row) for row in rows]
+
+    async def active_of(self, subject: str, *, now: datetime) -> list[Certificate]:
+        rows = await self._database.rows(
+            f"SELECT {_CERTIFICATE} FROM certificates WHERE subject = ? AND state = 'issued'"
+            " AND revoked_at IS NULL AND not_after > ? ORDER BY id",
+            subject,
+            to_epoch(now),
+        )
+        return [_certificate(*row) for row in rows]
 
     async def revocations(self) -> tuple[int, int]:
         row = await self._database.one(
@@ -306,7 +332,8 @@ class SqlLedger:
 
 
 # What nobody should believe: revoked by somebody, or thrown away when the authority had answered wrongly.
-_TAKEN_BACK = "serial IS NOT NULL AND (revoked_at IS NOT NULL OR state = 'rejected')"
+# SQLite uses the index for it only where the serial number is part of an expression.
+_TAKEN_BACK = "(revoked_at IS NOT NULL OR state = 'rejected') AND length(serial) > 0"
 _TAKEN_BACK_AT = "coalesce(revoked_at, closed_at)"
 _CERTIFICATE = (
     "id, serial, subject, name, profile, platform, device, door, delivered, fingerprint, not_before,"

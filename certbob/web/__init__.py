@@ -10,6 +10,7 @@ from quart import Quart, Response, g, request
 from certbob.errors import NoSuchPage
 from certbob.services import Services
 from certbob.web import (
+    admin,
     certificates,
     chat_links,
     errors,
@@ -46,8 +47,8 @@ def create_app(settings: WebSettings, *, root: Path, trusted_proxies: Sequence[s
     static = StaticFiles(root / "static")
     set_up_templates(app, static)
     errors.set_up_errors(app)
-    doors = (login, single_sign_on, options, issue, certificates, chat_links, mattermost, trust, ops)
-    for module in doors:
+    doors = (login, single_sign_on, options, issue, mattermost)
+    for module in (*doors, certificates, chat_links, admin, trust, ops):
         app.register_blueprint(module.blueprint)
 
     @app.get("/static/<name>")

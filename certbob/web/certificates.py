@@ -9,7 +9,7 @@ from certbob.errors import InvalidInput, NoSuchPage
 from certbob.ports import Certificate
 from certbob.revocation import Reason
 from certbob.web.chat_links import links_accounts
-from certbob.web.context import identity, services
+from certbob.web.context import identity, is_admin, services
 from certbob.web.forms import read_form
 from certbob.web.pages import page
 from certbob.web.security import owner, signed_in
@@ -44,7 +44,9 @@ async def show_certificates() -> Response:
 @signed_in
 async def replace(serial: str) -> Response:
     """To the form for a new one, filled in as this one is."""
-    old = await _certificate(serial, None)
+    old = await services().ledger.find(_number(serial), identity().subject)
+    if old is None:
+        raise NoSuchPage
     wanted = {"platform": old.platform, "device": old.device, "profile": old.profile_id, "replaces": serial}
     return Response(status=303, headers={"Location": f"/new?{urlencode(wanted)}"})
 
@@ -88,15 +90,22 @@ async def _revoke_page(
 
 
 async def _certificate(serial_text: str, token: str | None) -> Certificate:
-    """The person's own; by the link's token, or else by who is signed in.
+    """The person's own, or an administrator's choice; by the link's token, or else by who is signed in.
 
     Raises GrantMalformed, GrantInvalid, GrantExpired, NotSignedIn, NoSuchPage.
     """
-    if not _SERIAL.fullmatch(serial_text):
-        raise NoSuchPage
-    serial = int(serial_text, 16)
-    subject = identity().subject if token is None else services().revocation.subject_of(token, serial)
+    serial = _number(serial_text)
+    if token is not None:
+        subject: str | None = services().revocation.subject_of(token, serial)
+    else:
+        subject = None if is_admin() else identity().subject
     found = await services().ledger.find(serial, subject)
     if found is None:
         raise NoSuchPage
     return found
+
+
+def _number(serial: str) -> int:
+    if not _SERIAL.fullmatch(serial):
+        raise NoSuchPage
+    return int(serial, 16)

@@ -51,6 +51,11 @@ def identity() -> Identity:
     return current.identity
 
 
+def is_admin() -> bool:
+    current = session()
+    return current is not None and current.is_admin
+
+
 def reference() -> str:
     """Names this request in the log and on an error page, such as `8F3A-22`."""
     if "reference" not in g:

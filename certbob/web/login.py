@@ -40,6 +40,7 @@ DESTINATIONS: dict[str, tuple[str, ...]] = {
     "/issue": (),
     "/certificates": (),
     "/link": (),
+    "/admin": ("q",),
 }
 
 
@@ -86,7 +87,7 @@ async def login() -> Response:
         log_problem(problem)
         return await login_page(problem, wanted, username)
     response = see_other(destination(wanted))
-    await start_session(identity, response)
+    await start_session(identity, response, is_admin=services().is_admin(identity))
     return response
 
 

@@ -1,7 +1,7 @@
 """What stands above every route: headers, sessions, who may call it, and from where.
 
-Every handler carries one of the decorators `public`, `signed_in`, `grant_holder`, `owner`, `from_chat`; a
-test walks the route table and fails for a handler without.
+Every handler carries one of the decorators `public`, `signed_in`, `grant_holder`, `owner`,
+`administrator`, `from_chat`; a test walks the route table and fails for a handler without.
 """
 
 import functools
@@ -10,6 +10,7 @@ import hmac
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import ParamSpec
 
@@ -96,6 +97,18 @@ async def _require_session() -> None:
         token = (await read_form()).get("form_token", "")
         if not hmac.compare_digest(token.encode(), form_token().encode()):
             raise ForeignRequest("no or an old form token")
+
+
+def administrator(handler: Handler[P]) -> Handler[P]:
+    """Only administrators; for all others there is no such page. A form as with `signed_in`."""
+
+    async def check() -> None:
+        await _require_session()
+        current = session()
+        if current is None or not current.is_admin:
+            raise NoSuchPage
+
+    return _guarded(handler, check)
 
 
 def from_chat(handler: Handler[P]) -> Handler[P]:
@@ -185,7 +198,7 @@ async def load_session() -> None:
         # A full disk must not lock people out of what they can read.
         with suppress(StorageProblem):
             await services().sessions.touch_session(found.id_hash, now=now)
-    g.session = found
+    g.session = replace(found, is_admin=found.is_admin and services().is_admin(found.identity))
 
 
 async def start_session(identity: Identity, response: Response, *, is_admin: bool = False) -> None:

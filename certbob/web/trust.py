@@ -1,5 +1,7 @@
 """What services need to accept our certificates."""
 
+from binascii import b2a_base64
+
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -68,9 +70,14 @@ async def root_crl() -> Response:
 async def crls_pem() -> Response:
     """Both lists in one file, as OpenSSL and what is built on it read them."""
     lists = await _revocation_list().current(), await _root_crl()
-    content = b"".join(x509.load_der_x509_crl(each.der).public_bytes(Encoding.PEM) for each in lists)
-    response = _attachment("crls.pem", content, "application/x-pem-file")
-    return await _conditional(response, lists[0])
+    content = b"".join(map(_crl_pem, lists))
+    return await _conditional(_attachment("crls.pem", content, "application/x-pem-file"), lists[0])
+
+
+def _crl_pem(crl: Crl) -> bytes:
+    """RFC 7468 section 6. `cryptography` would read all of a long list first."""
+    lines = (b2a_base64(crl.der[start : start + 48]) for start in range(0, len(crl.der), 48))
+    return b"".join((b"-----BEGIN X509 CRL-----\n", *lines, b"-----END X509 CRL-----\n"))
 
 
 def _revocation_list() -> RevocationList:
@@ -93,11 +100,15 @@ async def _crl(name: str, crl: Crl) -> Response:
 
 
 async def _conditional(response: Response, crl: Crl) -> Response:
-    """RFC 9110 13: 304 for who has this list already."""
+    """RFC 9110 13: 304 for who has this list already, by its number alone.
+
+    Not by time: there may be two in one second, and who asks with the time of their download would not hear
+    of what was revoked just before it.
+    """
     response.set_etag(f"{crl.number:x}")
-    response.last_modified = crl.this_update
     response.headers["Cache-Control"] = "no-cache"  # a cache on the way must ask, or revoking takes longer
     await response.make_conditional(request)
+    response.last_modified = crl.this_update
     return response
 
 

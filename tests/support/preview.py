@@ -35,7 +35,7 @@ from certbob.errors import (
 from certbob.identity import Door, Identity
 from certbob.ports import Certificate, LinkRequest
 from certbob.profiles import Profile, Usage
-from certbob.revocation import Reason
+from certbob.revocation import Outcome, Reason
 from certbob.web.static import StaticFiles
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -220,6 +220,32 @@ REVOKE = Sample(
         "token": None,
     },
 )
+ADMIN = Sample(
+    "admin.html",
+    {
+        **SIGNED_IN,
+        "is_admin": True,
+        "words": "",
+        "certificates": CERTIFICATES.facts["certificates"],
+        "labels": {"client": "Client certificate"},
+        "now": NOW,
+        "number": 1,
+        "has_more": False,
+    },
+)
+PERSON = Sample(
+    "person.html",
+    {
+        **SIGNED_IN,
+        "is_admin": True,
+        "name": ADA.name,
+        "subject": ADA.subject,
+        "active": [CERTIFICATE],
+        "reasons": tuple(Reason),
+        "errors": {},
+        "outcome": None,
+    },
+)
 LINK = Sample(
     "chat_link.html",
     {
@@ -322,6 +348,13 @@ SAMPLES: dict[str, Sample] = {
     "revoke-without-reason": REVOKE.changed(errors={"reason": "Choose why."}),
     "revoke-done": REVOKE.changed(certificate=replace(CERTIFICATE, revoked_at=NOW)),
     "revoke-over": REVOKE.changed(is_over=True),
+    "admin": ADMIN,
+    "admin-none": ADMIN.changed(words="nobody & co", certificates=[]),
+    "admin-more": ADMIN.changed(words="nobody & co", number=2, has_more=True),
+    "person": PERSON,
+    "person-without-reason": PERSON.changed(errors={"reason": "Choose why."}),
+    "person-done": PERSON.changed(active=[], outcome=Outcome(3, 0)),
+    "person-half-done": PERSON.changed(outcome=Outcome(2, 1)),
     "link": LINK,
     "link-none": LINK.changed(wanted=None, token=None),
     "link-list": LINK.changed(wanted=None, token=None, links=(("eqaw", "ada.lovelace"),)),

@@ -11,7 +11,7 @@ Keys and signatures are made in this process, everything else is what production
 import asyncio
 import functools
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -342,6 +342,13 @@ class Client:
                 self.cookies.pop(name, None)
             else:
                 self.cookies[name] = cookie.value
+
+
+def routes(app: Quart, method: str) -> Iterator[str]:
+    """The addresses that take this method."""
+    for rule in app.url_map.iter_rules():
+        if method in (rule.methods or ()):
+            yield rule.rule.replace("<name>", "certbob.css")
 
 
 def encoding_of(pfx: bytes) -> Encoding:

@@ -1,24 +1,16 @@
 """What stands above every route: who may call it, from where, and what every answer carries."""
 
 import logging
-from collections.abc import Iterator
 
 import pytest
-from quart import Quart
 
-from tests.support.web import ADA, FakeCA, Site, StillClock, open_site
+from tests.support.web import ADA, FakeCA, Site, StillClock, open_site, routes
 
 HTTPS = "https://cert.example.org"
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-
-
-def routes(app: Quart, method: str) -> Iterator[str]:
-    for rule in app.url_map.iter_rules():
-        if method in (rule.methods or ()):
-            yield rule.rule.replace("<name>", "certbob.css")
 
 
 async def test_every_handler_says_who_may_call_it(site: Site) -> None:

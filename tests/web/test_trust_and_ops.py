@@ -3,7 +3,6 @@
 import json
 import sqlite3
 from contextlib import closing
-from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -198,33 +197,29 @@ async def test_who_has_the_list_gets_it_no_second_time(site: Site, path: str, ta
 
 
 @every_list
-async def test_a_list_can_be_asked_for_by_time(site: Site, path: str) -> None:
+async def test_who_asks_by_time_gets_the_whole_list(site: Site, clock: StillClock, path: str) -> None:
+    """Curl's -z sends the time of the download, and there may be two lists in one second."""
     program = site.program()
-    whole = await program.get(path)
-    last_modified = parsedate_to_datetime(whole.headers["Last-Modified"])
-    earlier = f"{last_modified - timedelta(seconds=1):%a, %d %b %Y %H:%M:%S GMT}"
+    await program.get(path)
+    now = f"{clock.now():%a, %d %b %Y %H:%M:%S GMT}"
 
-    same = await program.get(path, {"If-Modified-Since": whole.headers["Last-Modified"]})
-    assert (same.status, same.body) == (304, b"")
-    assert (await program.get(path, {"If-Modified-Since": earlier})).body == whole.body
-    # RFC 9110 13.1.3: the tag counts where there is one.
-    both = {"If-Modified-Since": whole.headers["Last-Modified"], "If-None-Match": '"other"'}
-    assert (await program.get(path, both)).body == whole.body
+    for moment in (now, (await program.get(path)).headers["Last-Modified"]):
+        serial = await revoke_one(site)
+        after = await program.get(path, {"If-Modified-Since": moment})
+        assert after.status == 200
+        assert path == "/ca/root-crl" or serial in serials(after)
 
 
 @pytest.mark.parametrize("path", ["/ca/crl", "/ca/crls.pem"])
-@pytest.mark.parametrize(
-    ("header", "condition"), [("ETag", "If-None-Match"), ("Last-Modified", "If-Modified-Since")]
-)
 async def test_after_a_revocation_everybody_gets_the_new_list(
-    site: Site, clock: StillClock, path: str, header: str, condition: str
+    site: Site, clock: StillClock, path: str
 ) -> None:
     program = site.program()
     before = await program.get(path)
     clock.advance(minutes=1)
     serial = await revoke_one(site)
 
-    after = await program.get(path, {condition: before.headers[header]})
+    after = await program.get(path, {"If-None-Match": before.headers["ETag"]})
 
     assert after.status == 200
     assert (serials(before), serials(after)) == (set(), {serial})
@@ -296,6 +291,16 @@ async def test_a_list_that_was_not_renewed_is_named_in_time(site: Site, clock: S
     assert answer.status == 503
     body = json.loads(answer.text)
     assert body["ready"] is False
-    assert body["checks"]["crl"] == "the list of revoked certificates was not renewed, and ends in 71 hours"
+    assert body["checks"]["crl"] == "the list of revoked certificates was not renewed, and ends in 71 h"
     await revocation_list(site).refresh()
     assert (await program.get("/readyz")).status == 200
+
+
+async def test_a_clock_that_is_set_back_leaves_no_list_of_the_future(site: Site, clock: StillClock) -> None:
+    clock.advance(days=365)
+    await revocation_list(site).refresh()
+    clock.advance(days=-365)
+
+    await revocation_list(site).refresh()
+
+    assert (await revocation_list(site).current()).this_update <= clock.now()

@@ -159,8 +159,8 @@ CREATE TABLE certificates (
     delivered bigint DEFAULT 1,
     note text
 );
-CREATE INDEX certificates_taken_back ON certificates (revoked_at)
-    WHERE serial IS NOT NULL AND (revoked_at IS NOT NULL OR state = 'rejected');
+CREATE INDEX certificates_taken_back ON certificates (id)
+    WHERE revoked_at IS NOT NULL OR state = 'rejected';
 CREATE INDEX certificates_by_subject ON certificates (subject, created_at);
 CREATE INDEX certificates_replaced ON certificates (revoke_at)
     WHERE revoke_at IS NOT NULL AND revoked_at IS NULL;
