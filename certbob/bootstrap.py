@@ -223,6 +223,15 @@ async def _build(
         chat = _chat(settings, server, trigger, chats, people, names, tries, current, clock)
         stack.push_async_callback(chat.close, DRAIN_SECONDS)
 
+    revocation = Revocation(
+        ledger=ledger,
+        ca=ca,
+        revocation_list=revocation_list,
+        tokens=Tokens(secret, "revocation", "certbob:revoke", issuer=settings.server.public_url, clock=clock),
+        clock=clock,
+    )
+    stack.push_async_callback(revocation.drain, DRAIN_SECONDS)
+
     async def storage_health() -> str | None:
         try:
             await tries.count_try("readiness", now=clock.now(), limit=2, window=HOUR, ban=HOUR)
@@ -253,15 +262,7 @@ async def _build(
         chat_links=ChatLinks(chats, clock=clock),
         ledger=ledger,
         revocation_list=revocation_list,
-        revocation=Revocation(
-            ledger=ledger,
-            ca=ca,
-            revocation_list=revocation_list,
-            tokens=Tokens(
-                secret, "revocation", "certbob:revoke", issuer=settings.server.public_url, clock=clock
-            ),
-            clock=clock,
-        ),
+        revocation=revocation,
         still_knows=still_knows,
         is_admin=is_admin,
         session_key=derive_key(secret, "session"),

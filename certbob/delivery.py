@@ -135,7 +135,7 @@ class MailDelivery:
         has_it = self._issuance.is_collected(grant, holder)
         async with self._mailer.envelope(recipient) as envelope:
             issued = await self._issuance.issue(
-                untrusted_token, holder=holder, options=options, request_id=request_id
+                untrusted_token, holder=holder, options=options, request_id=request_id, hand_over=False
             )
             if not has_it:
                 await self._note(issued.entry, None)  # until the server has spoken, whatever happens here

@@ -207,7 +207,7 @@ class NotEntitled(Problem):
 
 class TooManyCertificates(Problem):
     code = "too_many_certificates"
-    title = "That were many certificates at once"
+    title = "Those were many certificates at once"
     mend = "The certificates you have already made keep working."
 
     def __init__(self, limit: int, until: datetime) -> None:
@@ -223,7 +223,7 @@ class TooManyActive(Problem):
 
     def __init__(self, label: str, limit: int) -> None:
         super().__init__(label)
-        self.text = f"‘{label}’ can be had {limit} times by one person. Nothing was issued."
+        self.text = f"One person can have {limit} of ‘{label}’ at a time. Nothing was issued."
 
 
 class UnfitName(Problem):
@@ -277,7 +277,7 @@ class ChatProblem(Problem):
 
 class TooManyCommands(ChatProblem):
     code = "too_many_commands"
-    title = "That were many commands at once"
+    title = "Those were many commands at once"
     mend = "Nothing was changed by this one."
 
     def __init__(self, until: datetime) -> None:
@@ -444,7 +444,7 @@ class MailRefused(MailProblem):
 
 class TooManyMails(MailProblem):
     code = "too_many_mails"
-    title = "That were many mails at once"
+    title = "Those were many mails at once"
     mend = "Download the file instead."
 
     def __init__(self, until: datetime) -> None:

@@ -7,6 +7,7 @@
 5. what came back is checked       (lint)
 6. ledger: issued
 7. the file                        (in a signer process)
+8. ledger: what it replaces
 
 A failure that surely left nothing signed gives the grant back; after any other it stays spent. Each
 issuance is a task of its own, so a browser that goes away cannot stop it half-way, and its file stays in
@@ -43,9 +44,11 @@ from certbob.identity import Door, Identity
 from certbob.ledger import Ledger
 from certbob.names import Names
 from certbob.ports import (
+    SUPERSEDED,
     CertificateAuthority,
     Chain,
     Clock,
+    Delivery,
     Grant,
     Intent,
     Issued,
@@ -63,7 +66,6 @@ REPEAT_WINDOW = timedelta(minutes=2)
 MAX_REPEATS = 3
 MAX_KEPT = 2000  # about 10 MB of files
 MAX_RUNNING = 200
-SUPERSEDED = 4  # CRL reason code, RFC 5280 5.3.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +163,12 @@ class Issuance:
         holder: str | None = None,
         options: FileOptions = FileOptions(),
         request_id: str = "-",
+        hand_over: bool = True,
     ) -> Issued:
         """Redeem the grant and return the file; within two minutes the same `holder` gets it again.
+
+        `hand_over`: the file goes to its person at once; otherwise the caller tells the ledger what becomes
+        of it.
 
         Raises what `admit` does, the GrantProblems, Busy, StorageProblem and CAProblems.
         """
@@ -180,7 +186,7 @@ class Issuance:
                 raise GrantUsed(grant.claimed_at or self._clock.now(), by_holder=True)
         if take is not None:
             take.downloads += 1
-        return await self._collect(grant, untrusted_token, task, options)
+        return await self._collect(grant, untrusted_token, task, options, hand_over=hand_over)
 
     def is_collected(self, grant: Grant, holder: str | None) -> bool:
         """Whether the file has got to this browser or to the person's mailbox."""
@@ -252,19 +258,19 @@ class Issuance:
         return task
 
     async def _collect(
-        self, grant: Grant, untrusted_token: str, task: asyncio.Task[_Made], options: FileOptions
+        self,
+        grant: Grant,
+        untrusted_token: str,
+        task: asyncio.Task[_Made],
+        options: FileOptions,
+        *,
+        hand_over: bool,
     ) -> Issued:
         try:
             made = await asyncio.shield(task)
         except asyncio.CancelledError:
             task.add_done_callback(self._note_uncollected)
             raise
-        if made.entry in self._uncollected:
-            self._uncollected.discard(made.entry)
-            with suppress(StorageProblem):
-                await self._ledger.delivered(made.entry, True)
-                if grant.replaces is not None:
-                    await self._ledger.replaced(grant.replaces, made.entry)
         encoding = made.encoding if options.older is None else self.encoding_for(grant, options.older)
         content = made.pfx
         if encoding is not made.encoding or options.form is not Format.PFX:
@@ -278,6 +284,12 @@ class Issuance:
         if encoding is not made.encoding:
             with suppress(StorageProblem):
                 await self._ledger.encoded_as(made.entry, encoding)
+        if hand_over and (made.entry in self._uncollected or _is_open(grant)):
+            self._uncollected.discard(made.entry)
+            with suppress(StorageProblem):
+                await self._ledger.delivered(made.entry, True)
+                if grant.replaces is not None:
+                    await self._ledger.replaced(grant.replaces, made.entry)
         return Issued(
             content=content,
             media_type=options.form.media_type,
@@ -293,7 +305,12 @@ class Issuance:
             log.warning("an issuance failed after its browser had gone: %r", error)
             return
         self._uncollected.add(task.result().entry)
-        self._spawn(self._ledger.delivered(task.result().entry, False))
+        self._spawn(self._note_if_uncollected(task.result().entry))
+
+    async def _note_if_uncollected(self, entry: int) -> None:
+        """Of two clicks the first may go away while the second one gets the file."""
+        if entry in self._uncollected:
+            await self._ledger.delivered(entry, False)
 
     async def _redeem(
         self, untrusted_token: str, holder: str | None, options: FileOptions, request_id: str
@@ -320,6 +337,7 @@ class Issuance:
                     csr_sha256=hashlib.sha256(new.csr).hexdigest(),
                     request_id=request_id,
                     quota=self._ledger.quota(profile, grant.replaces),
+                    delivered=None if _is_open(grant) else True,
                 )
             )
         except Duplicate as error:
@@ -335,7 +353,11 @@ class Issuance:
             await self._ledger.delivered(entry, False)
             raise
         if grant.replaces is not None:
-            await self._ledger.replaced(grant.replaces, entry)
+            try:
+                await self._ledger.replaced(grant.replaces, entry)
+            except StorageProblem as problem:
+                # The file is there; that the old one works on is the lesser evil.
+                log.error("entry %d replaces %d, unnoted: %s", entry, grant.replaces.entry, problem.detail)
         return made
 
     def _signing_request(
@@ -446,3 +468,8 @@ class Issuance:
             encoding=encoding,
         )
         return _Made(pfx, encoding, entry, chain.leaf)
+
+
+def _is_open(grant: Grant) -> bool:
+    """Whether somebody has to say that the file got to its person, before anything follows from it."""
+    return grant.replaces is not None or grant.delivery is Delivery.MAIL

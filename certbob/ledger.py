@@ -43,7 +43,8 @@ class Ledger:
             profile.id,
             profile.label,
             profile.max_active,
-            counted_from=self._clock.now() + profile.renewal_window,
+            now=self._clock.now(),
+            window=profile.renewal_window,
             replaced=None if replaces is None else replaces.entry,
         )
 
@@ -94,8 +95,12 @@ class Ledger:
 
     async def replaced(self, replacement: Replacement, by: int) -> None:
         """From now on the old one waits for its revocation. `by`: the new one's number."""
-        revoke_at = self._clock.now() + replacement.overlap
-        await self._store.set_replaced(replacement.entry, by, revoke_at=revoke_at)
+        now = self._clock.now()
+        revoke_at = now + replacement.overlap
+        await self._store.set_replaced(replacement.entry, by, now=now, revoke_at=revoke_at)
+
+    async def postpone_revocation(self, entry: int, length: timedelta) -> None:
+        await self._store.postpone_revocation(entry, self._clock.now() + length)
 
     async def due_for_revocation(self) -> list[Certificate]:
         """Replaced ones whose time is over, and whose successors have got to their people."""
@@ -110,9 +115,14 @@ class Ledger:
         now = self._clock.now()
         return await self._store.certificates_of(subject, now=now, limit=limit, offset=offset)
 
-    async def find(self, serial: int, subject: str | None) -> Certificate | None:
-        """None as well when it is somebody else's; without `subject` it may be anybody's."""
-        return await self._store.find_certificate(serial, subject)
+    async def find(self, serial: int, subject: str) -> Certificate | None:
+        """None as well when it is somebody else's."""
+        found = await self.find_any(serial)
+        return found if found is not None and found.subject == subject else None
+
+    async def find_any(self, serial: int) -> Certificate | None:
+        """Whosever it is."""
+        return await self._store.find_certificate(serial)
 
     async def search(self, words: str, *, limit: int, offset: int = 0) -> list[Certificate]:
         """Of everybody; name, address, device or serial number (hex) has `words` in it. The newest first."""

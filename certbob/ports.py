@@ -15,6 +15,7 @@ from certbob.identity import Door, Identity
 from certbob.profiles import KeyType, Usage
 from certbob.words import day, duration
 
+SUPERSEDED = 4  # RFC 5280 5.3.1
 EXPIRES_SOON = timedelta(days=14)
 _DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
 
@@ -260,12 +261,16 @@ class GrantStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """At most `limit` certificates of a profile that end after `counted_from`; `replaced`: an entry less."""
+    """At most `limit` certificates of a profile, without those that end within `window` or the last third.
+
+    `replaced`: an entry that does not count either.
+    """
 
     profile_id: str
     label: str
     limit: int
-    counted_from: datetime
+    now: datetime
+    window: timedelta
     replaced: int | None
 
 
@@ -283,6 +288,7 @@ class Intent:
     csr_sha256: str
     request_id: str
     quota: Quota | None = None
+    delivered: bool | None = True  # as long as nobody says otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +311,7 @@ class Certificate:
     not_before: datetime
     not_after: datetime
     revoked_at: datetime | None
+    revocation_reason: int | None = None  # RFC 5280 5.3.1
     revoke_at: datetime | None = None  # when a newer one took its place
 
     def is_active(self, now: datetime) -> bool:
@@ -313,7 +320,7 @@ class Certificate:
     def status(self, now: datetime) -> str:
         """In a word or two for its owner."""
         if self.revoked_at is not None:
-            return "Replaced" if self.revoke_at is not None else "Revoked"
+            return "Replaced" if self.revocation_reason == SUPERSEDED else "Revoked"
         if now >= self.not_after:
             return "Expired"
         if self.delivered is False:
@@ -341,9 +348,11 @@ class LedgerStore(Protocol):
         """How many of the quota are used."""
         ...
 
-    async def set_replaced(self, entry: int, by: int, *, revoke_at: datetime) -> None:
-        """Unless it is revoked, or replaced already."""
+    async def set_replaced(self, entry: int, by: int, *, now: datetime, revoke_at: datetime) -> None:
+        """Unless it is revoked, or replaced already. What it had replaced itself waits no longer."""
         ...
+
+    async def postpone_revocation(self, entry: int, until: datetime) -> None: ...
 
     async def forget_replacement(self, by: int) -> None:
         """What this one was to replace stays, unless it is revoked."""
@@ -381,9 +390,7 @@ class LedgerStore(Protocol):
         """The active ones first, the one that ends soonest on top; then the others, the newest on top."""
         ...
 
-    async def find_certificate(self, serial: int, subject: str | None) -> Certificate | None:
-        """None as well when it is somebody else's; without `subject` it may be anybody's."""
-        ...
+    async def find_certificate(self, serial: int) -> Certificate | None: ...
 
     async def search(self, words: str, *, limit: int, offset: int) -> list[Certificate]:
         """Of everybody; name, address, device or serial number (hex) has `words` in it. The newest first."""

@@ -1,9 +1,12 @@
 """Taking a certificate back: the authority first, then the ledger and the list; all can be repeated."""
 
+import asyncio
 import logging
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
+from typing import Any, TypeVar
 
 from certbob.errors import CAProblem, GrantExpired, GrantInvalid, NotRevoked
 from certbob.ledger import Ledger
@@ -11,9 +14,12 @@ from certbob.ports import Certificate, CertificateAuthority, Clock, Revoker
 from certbob.revocation_list import RevocationList
 from certbob.tokens import Tokens
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 LINK_LIFETIME = timedelta(minutes=10)
+TRY_AGAIN_AFTER = timedelta(hours=1)
 
 
 class Reason(StrEnum):
@@ -67,6 +73,7 @@ class Revocation:
         self._revocation_list = revocation_list
         self._tokens = tokens
         self._clock = clock
+        self._running: set[asyncio.Task[Any]] = set()
 
     def link_token(self, certificate: Certificate) -> str:
         """Good for ten minutes and for this certificate alone. Whoever has it may revoke it."""
@@ -84,28 +91,55 @@ class Revocation:
 
     async def revoke_replaced(self) -> None:
         """Those whose successors have been taken, once their time is over. Raises StorageProblem."""
-        for certificate in await self._ledger.due_for_revocation():
+        due = await self._ledger.due_for_revocation()
+        for certificate in due:
             try:
-                await self.revoke(certificate, Reason.REPLACED)
+                await self._revoke(certificate, Reason.REPLACED, "because it was replaced")
             except NotRevoked as problem:
-                log.warning(
-                    "the replaced certificate %d is not revoked yet: %s", certificate.entry, problem.detail
-                )
+                log.warning("replaced, but not revoked yet: %d: %s", certificate.entry, problem.detail)
+                # So that an authority that cannot do it at all stands in nobody's way.
+                await self._ledger.postpone_revocation(certificate.entry, TRY_AGAIN_AFTER)
+        if due:
+            await self._renew_list()
 
-    async def revoke_all(self, subject: str, reason: Reason) -> Outcome:
+    async def revoke_all(self, subject: str, reason: Reason, who: str) -> Outcome:
         """Everything that a person could still use; what fails stops no other. Raises StorageProblem."""
+        return await self._shielded(self._revoke_all(subject, reason, who))
+
+    async def revoke(self, certificate: Certificate, reason: Reason, who: str) -> None:
+        """`who` completes "revoked ..." in the log. Raises NotRevoked, StorageProblem; can be repeated."""
+        await self._shielded(self._revoke_and_renew(certificate, reason, who))
+
+    async def drain(self, seconds: float) -> None:
+        """Let what was begun end, for so long at most; called at shutdown."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
+
+    async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
+        """A browser that goes away must not stop it between the authority and the ledger."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(task)
+
+    async def _revoke_all(self, subject: str, reason: Reason, who: str) -> Outcome:
         outcome = Outcome(0, 0)
         for certificate in await self._ledger.active_of(subject):
             try:
-                await self.revoke(certificate, reason)
+                await self._revoke(certificate, reason, who)
                 outcome = replace(outcome, revoked=outcome.revoked + 1)
             except NotRevoked as problem:
                 log.error("%d was not revoked: %s", certificate.entry, problem.detail)
                 outcome = replace(outcome, failed=outcome.failed + 1)
+        await self._renew_list()
         return outcome
 
-    async def revoke(self, certificate: Certificate, reason: Reason) -> None:
-        """Raises NotRevoked, StorageProblem; can be repeated after both."""
+    async def _revoke_and_renew(self, certificate: Certificate, reason: Reason, who: str) -> None:
+        await self._revoke(certificate, reason, who)
+        await self._renew_list()
+
+    async def _revoke(self, certificate: Certificate, reason: Reason, who: str) -> None:
         if not certificate.is_active(self._clock.now()):
             return
         if isinstance(self._ca, Revoker):
@@ -114,5 +148,8 @@ class Revocation:
             except CAProblem as problem:
                 raise NotRevoked(problem.detail) from problem
         await self._ledger.revoked(certificate.entry, reason.code)
+        log.info("%x of %r was revoked %s: %s", certificate.serial, certificate.name, who, reason.value)
+
+    async def _renew_list(self) -> None:
         if self._revocation_list is not None:
             await self._revocation_list.refresh_if_possible()

@@ -127,6 +127,10 @@ class Chat(Protocol):
         """Raises the ChatProblems, NameTaken, UnfitName, StorageProblem."""
         ...
 
+    async def name(self, command: SlashCommand) -> str:
+        """Of the account, as its server says it; where it cannot be asked, as the command does."""
+        ...
+
     def write(self, message: str, /, **facts: Any) -> str:
         """A message as the chat's own Markdown."""
         ...

@@ -109,7 +109,7 @@ class Process:
         return found
 
     async def revoke(self, serial: int, reason: Reason = Reason.LOST) -> None:
-        await self.services.revocation.revoke(await self.certificate(serial), reason)
+        await self.services.revocation.revoke(await self.certificate(serial), reason, "by a test")
 
 
 async def started(data_dir: Path, clock: FakeClock, lifetime: timedelta = WEEK) -> Process:
@@ -821,7 +821,7 @@ async def test_a_signer_that_dies_does_not_fail_the_revocation(data_dir: Path, c
     for child in multiprocessing.active_children():
         child.kill()
     try:
-        await services.revocation.revoke(certificate, Reason.LOST)
+        await services.revocation.revoke(certificate, Reason.LOST, "by a test")
     finally:
         await services.close()
         pool.close()

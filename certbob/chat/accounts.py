@@ -79,8 +79,7 @@ class ChatAccounts:
             _refuse_unfit(user)
         if self._mode is IdentityMode.LINK:
             return await self._linked(command.user_id)
-        # Mattermost signs the id of the account, not its name.
-        name = user.username if user is not None else command.user_name
+        name = _name(command, user)
         email = self._email(name, user)
         identity = Identity(
             subject=await self._people.subject_for(Door.MATTERMOST, command.user_id),
@@ -100,6 +99,10 @@ class ChatAccounts:
                 raise NameTaken(value) from error
             self._compare(identity, facts, {what: bound})
         return identity
+
+    async def name(self, command: SlashCommand) -> str:
+        """What the account is called. Raises as `identity` does where it cannot be looked up."""
+        return _name(command, await self._looked_up(command.user_id))
 
     async def forget(self, user_id: str) -> bool:
         """What is bound to and linked with the account, and its name; False when there was nothing."""
@@ -172,6 +175,11 @@ class ChatAccounts:
             self._lookups.pop(next(iter(self._lookups)))
         self._lookups[user_id] = (now, user)
         return user
+
+
+def _name(command: SlashCommand, user: ChatUser | None) -> str:
+    """Mattermost signs the id of the account, not its name: the server's own word counts more."""
+    return user.username if user is not None else command.user_name
 
 
 def _refuse_unfit(user: ChatUser) -> None:

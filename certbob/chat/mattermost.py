@@ -38,6 +38,7 @@ COMMANDS_PER_MINUTE = 10  # of one person
 REFUSALS = 20  # in a minute, of one address
 MINUTE = timedelta(minutes=1)
 MAX_WORDS = 50
+MAX_NAME_LENGTH = 64  # Mattermost's own
 _NAME = re.compile(r"/[A-Za-z0-9_./-]{1,128}", re.ASCII)
 
 
@@ -93,7 +94,7 @@ class Mattermost:
         return SlashCommand(
             name=name if _NAME.fullmatch(name) else "/cert",
             user_id=user_id,
-            user_name=fields.get("user_name", ""),
+            user_name=fields.get("user_name", "")[:MAX_NAME_LENGTH],
             words=tuple(fields.get("text", "").split()[:MAX_WORDS]),
             signed=fields.get("trigger_id", ""),
         )
@@ -118,6 +119,9 @@ class Mattermost:
         if tries.count > COMMANDS_PER_MINUTE:
             raise TooManyCommands(tries.until)
         return await self._accounts.identity(command)
+
+    async def name(self, command: SlashCommand) -> str:
+        return await self._accounts.name(command)
 
     def write(self, message: str, /, **facts: Any) -> str:
         return self._messages.write(message, **facts)

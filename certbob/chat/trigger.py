@@ -10,13 +10,12 @@ but documents neither (server/public/model/integration_action.go).
 """
 
 import base64
-import binascii
 import hashlib
 import logging
 import re
 from datetime import datetime, timedelta
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
@@ -44,7 +43,10 @@ class BadTrigger(Exception):
 
 def read_key(text: str) -> ec.EllipticCurvePublicKey:
     """From base64 of DER (SubjectPublicKeyInfo). Raises ValueError for anything but a P-256 key."""
-    key = load_der_public_key(base64.b64decode(text, validate=True))
+    try:
+        key = load_der_public_key(base64.b64decode(text, validate=True))
+    except UnsupportedAlgorithm as error:
+        raise ValueError(str(error)) from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ValueError("not a P-256 key")
     return key
@@ -63,7 +65,7 @@ def verify(trigger_id: str, user_id: str, key: ec.EllipticCurvePublicKey, now: d
         parts = base64.b64decode(trigger_id, validate=True).decode("ascii").split(":")
         client_id, signed_user, moment, signature_text = parts
         signature = base64.b64decode(signature_text, validate=True)
-    except (ValueError, binascii.Error) as error:
+    except ValueError as error:
         raise BadTrigger("it is not base64 of four parts") from error
     if signed_user != user_id:
         raise BadTrigger("it is of another person")

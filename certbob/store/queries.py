@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding as Serializati
 from certbob.devices import Device, Encoding, Platform
 from certbob.identity import Door, Identity
 from certbob.ports import (
+    SUPERSEDED,
     Certificate,
     Delivery,
     Grant,
@@ -148,8 +149,8 @@ class SqlLedger:
         within, values = _within(identity.subject, intent.quota)
         row = await self._database.row(
             "INSERT INTO certificates (grant_hash, state, subject, door, account, name, email, profile,"
-            " platform, device, encoding, key_type, validity, csr_sha256, request_id, created_at)"
-            " SELECT ?, 'intent', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE (SELECT count(*)"
+            " platform, device, encoding, key_type, validity, csr_sha256, request_id, created_at, delivered)"
+            " SELECT ?, 'intent', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE (SELECT count(*)"
             " FROM certificates WHERE subject = ? AND created_at > ? AND state <> 'failed') < ?"
             f" AND {within} RETURNING id",
             intent.grant_hash,
@@ -167,6 +168,7 @@ class SqlLedger:
             intent.csr_sha256,
             intent.request_id,
             to_epoch(now),
+            None if intent.delivered is None else int(intent.delivered),
             identity.subject,
             to_epoch(since),
             limit,
@@ -178,12 +180,24 @@ class SqlLedger:
         row = await self._database.one(f"SELECT ({_ACTIVE})", *_active_values(subject, quota))
         return int(row[0])
 
-    async def set_replaced(self, entry: int, by: int, *, revoke_at: datetime) -> None:
+    async def set_replaced(self, entry: int, by: int, *, now: datetime, revoke_at: datetime) -> None:
         await self._database.rows(
             "UPDATE certificates SET replaced_by = ?, revoke_at = ?"
             " WHERE id = ? AND revoked_at IS NULL AND revoke_at IS NULL",
             by,
             to_epoch(revoke_at),
+            entry,
+        )
+        await self._database.rows(
+            "UPDATE certificates SET revoke_at = ? WHERE replaced_by = ? AND revoked_at IS NULL",
+            to_epoch(now),
+            entry,
+        )
+
+    async def postpone_revocation(self, entry: int, until: datetime) -> None:
+        await self._database.rows(
+            "UPDATE certificates SET revoke_at = ? WHERE id = ? AND revoked_at IS NULL",
+            to_epoch(until),
             entry,
         )
 
@@ -198,7 +212,9 @@ class SqlLedger:
         rows = await self._database.rows(
             f"SELECT {_CERTIFICATE} FROM certificates WHERE revoke_at <= ? AND revoked_at IS NULL"
             " AND not_after > ?"
-            " AND (SELECT new.delivered FROM certificates AS new WHERE new.id = certificates.replaced_by) = 1"
+            # Nobody is left without one: a successor that was taken back has no place to take.
+            " AND EXISTS (SELECT 1 FROM certificates AS new WHERE new.id = certificates.replaced_by"
+            f" AND new.delivered = 1 AND coalesce(new.revocation_reason, {SUPERSEDED}) = {SUPERSEDED})"
             " ORDER BY revoke_at LIMIT 100",
             to_epoch(now),
             to_epoch(now),
@@ -267,12 +283,9 @@ class SqlLedger:
         )
         return [_certificate(*row) for row in rows]
 
-    async def find_certificate(self, serial: int, subject: str | None) -> Certificate | None:
+    async def find_certificate(self, serial: int) -> Certificate | None:
         row = await self._database.row(
-            f"SELECT {_CERTIFICATE} FROM certificates"
-            " WHERE serial = ? AND subject = coalesce(?, subject) AND state = 'issued'",
-            f"{serial:x}",
-            subject,
+            f"SELECT {_CERTIFICATE} FROM certificates WHERE serial = ? AND state = 'issued'", f"{serial:x}"
         )
         return None if row is None else _certificate(*row)
 
@@ -337,18 +350,20 @@ _TAKEN_BACK = "(revoked_at IS NOT NULL OR state = 'rejected') AND length(serial)
 _TAKEN_BACK_AT = "coalesce(revoked_at, closed_at)"
 _CERTIFICATE = (
     "id, serial, subject, name, profile, platform, device, door, delivered, fingerprint, not_before,"
-    " not_after, revoked_at, revoke_at"
+    " not_after, revoked_at, revocation_reason, revoke_at"
 )
 # What counts for a quota: also what nobody knows the fate of, but not what never got to its person.
 _ACTIVE = (
     "SELECT count(*) FROM certificates WHERE subject = ? AND profile = ? AND id <> ?"
     " AND state IN ('intent', 'issued', 'uncertain') AND revoked_at IS NULL AND revoke_at IS NULL"
-    " AND (not_after IS NULL OR not_after > ?) AND coalesce(delivered, 1) = 1"
+    " AND (not_after IS NULL OR not_after - CASE WHEN (not_after - not_before) / 3 < ?"
+    " THEN (not_after - not_before) / 3 ELSE ? END > ?) AND coalesce(delivered, 1) = 1"
 )
 
 
 def _active_values(subject: str, quota: Quota) -> tuple[Any, ...]:
-    return subject, quota.profile_id, quota.replaced or 0, to_epoch(quota.counted_from)
+    window = int(quota.window.total_seconds())
+    return subject, quota.profile_id, quota.replaced or 0, window, window, to_epoch(quota.now)
 
 
 def _within(subject: str, quota: Quota | None) -> tuple[str, tuple[Any, ...]]:
@@ -372,6 +387,7 @@ def _certificate(
     not_before: int,
     not_after: int,
     revoked_at: int | None,
+    revocation_reason: int | None,
     revoke_at: int | None,
 ) -> Certificate:
     return Certificate(
@@ -388,6 +404,7 @@ def _certificate(
         not_before=from_epoch(not_before),
         not_after=from_epoch(not_after),
         revoked_at=None if revoked_at is None else from_epoch(revoked_at),
+        revocation_reason=revocation_reason,
         revoke_at=None if revoke_at is None else from_epoch(revoke_at),
     )
 

@@ -6,7 +6,7 @@ from quart import Blueprint, Response, request
 
 from certbob.errors import InvalidInput, NoSuchPage
 from certbob.revocation import Outcome, Reason
-from certbob.web.context import services
+from certbob.web.context import identity, services
 from certbob.web.forms import read_form
 from certbob.web.pages import page
 from certbob.web.security import administrator
@@ -51,7 +51,8 @@ async def revoke_everything(subject: str) -> Response:
     except ValueError:
         problem = InvalidInput({"reason": "Choose why."})
         return await _person_page(subject, 422, errors=problem.fields)
-    return await _person_page(subject, outcome=await services().revocation.revoke_all(subject, reason))
+    outcome = await services().revocation.revoke_all(subject, reason, f"by {identity().account!r}")
+    return await _person_page(subject, outcome=outcome)
 
 
 async def _person_page(

@@ -70,7 +70,8 @@ async def revoke(serial: str) -> Response:
     except ValueError:
         problem = InvalidInput({"reason": "Choose why."})
         return await _revoke_page(certificate, token, 422, problem.fields)
-    await services().revocation.revoke(certificate, reason)
+    who = "by a link of the chat" if token is not None else f"by {identity().account!r}"
+    await services().revocation.revoke(certificate, reason, who)
     query = "" if token is None else f"?{urlencode({'token': token})}"
     return Response(status=303, headers={"Location": f"/certificates/{serial}/revoke{query}"})
 
@@ -82,6 +83,7 @@ async def _revoke_page(
         "revoke.html",
         status,
         certificate=certificate,
+        has_list=services().revocation_list is not None,
         is_over=certificate.not_after <= services().clock.now(),
         reasons=tuple(Reason),
         errors=errors or {},
@@ -95,11 +97,13 @@ async def _certificate(serial_text: str, token: str | None) -> Certificate:
     Raises GrantMalformed, GrantInvalid, GrantExpired, NotSignedIn, NoSuchPage.
     """
     serial = _number(serial_text)
+    ledger = services().ledger
     if token is not None:
-        subject: str | None = services().revocation.subject_of(token, serial)
+        found = await ledger.find(serial, services().revocation.subject_of(token, serial))
+    elif is_admin():
+        found = await ledger.find_any(serial)
     else:
-        subject = None if is_admin() else identity().subject
-    found = await services().ledger.find(serial, subject)
+        found = await ledger.find(serial, identity().subject)
     if found is None:
         raise NoSuchPage
     return found

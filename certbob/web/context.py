@@ -73,7 +73,7 @@ def is_htmx() -> bool:
 
 def names_html() -> bool:
     """Whether the client says that it shows pages; curl and scripts do not."""
-    return "text/html" in request.headers.get("Accept", "").lower()
+    return "text/html" in ",".join(request.headers.getlist("Accept")).lower()
 
 
 def user_agent() -> str:

@@ -196,8 +196,9 @@ async def _link(command: SlashCommand) -> Message:
 
 
 async def _offer_link(command: SlashCommand) -> Message:
-    token = await services().chat_links.request(command.user_id, command.user_name)
-    return _message("link", command, url=_address("/link", token=token), name=command.user_name)
+    name = await _chat().name(command)
+    token = await services().chat_links.request(command.user_id, name)
+    return _message("link", command, url=_address("/link", token=token), name=name)
 
 
 async def _help(command: SlashCommand) -> Message:
@@ -252,7 +253,11 @@ async def _longest_validity() -> timedelta | None:
 
 def _is_called(certificate: Certificate, wanted: str) -> bool:
     """Without a name every one is meant."""
-    return not wanted or name_key(certificate.device) == name_key(wanted)
+    if not wanted:
+        return True
+    with suppress(UnfitName):
+        return name_key(certificate.device) == name_key(fit_device_name(wanted))
+    return False
 
 
 def _revocation_link(certificate: Certificate) -> str:

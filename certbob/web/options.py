@@ -59,7 +59,7 @@ async def choose() -> Response:
         profile_id, device, validity = await _parse(values, person)
     except InvalidInput as problem:
         return await _options_page(values, status=422, errors=problem.fields)
-    existing = await _existing(values)
+    existing = await _existing(values, device.name)
     if existing is not None and values.old not in OLD:
         return await _options_page(values, existing=existing)
     replaces = _replacement(existing, values.old)
@@ -111,15 +111,14 @@ def _values(sent: dict[str, str]) -> Values:
     )
 
 
-async def _existing(values: Values) -> Certificate | None:
+async def _existing(values: Values, device: str = "") -> Certificate | None:
     """The certificate whose place the new one would take: a named one, or one for the same device."""
     now = services().clock.now()
     mine = await services().ledger.certificates_of(identity().subject, limit=MAX_LOOKED_AT)
     active = [e for e in mine if e.is_active(now) and e.revoke_at is None and e.delivered is not False]
     if values.replaces:
         return next((each for each in active if f"{each.serial:x}" == values.replaces), None)
-    device = name_key(values.device.strip())
-    same = [e for e in active if name_key(e.device) == device and e.profile_id == values.profile]
+    same = [e for e in active if name_key(e.device) == name_key(device) and e.profile_id == values.profile]
     return max(same, key=lambda each: each.not_after, default=None)
 
 

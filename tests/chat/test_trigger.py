@@ -122,6 +122,15 @@ class TestKeys:
             with pytest.raises(ValueError, match=r"."):
                 read_key(text)
 
+    def test_nor_is_a_key_of_a_kind_that_nobody_knows(self, chat: Mattermost) -> None:
+        der = base64.b64decode(chat.public_key)
+        p256 = bytes.fromhex("06082a8648ce3d030107")  # its object identifier
+        assert p256 in der
+        unknown = der.replace(p256, p256[:-1] + b"\x7f")
+
+        with pytest.raises(ValueError, match=r"."):
+            read_key(base64.b64encode(unknown).decode())
+
 
 @pytest.fixture
 async def trigger(server: ChatServer, store: SqlChats, clock: StillClock) -> AsyncIterator[TriggerCheck]:

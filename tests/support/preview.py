@@ -214,6 +214,7 @@ REVOKE = Sample(
     {
         **SIGNED_IN,
         "certificate": CERTIFICATE,
+        "has_list": True,
         "is_over": False,
         "reasons": tuple(Reason),
         "errors": {},
@@ -347,6 +348,7 @@ SAMPLES: dict[str, Sample] = {
     "revoke-from-chat": REVOKE.changed(**SIGNED_OUT, token=TOKEN),
     "revoke-without-reason": REVOKE.changed(errors={"reason": "Choose why."}),
     "revoke-done": REVOKE.changed(certificate=replace(CERTIFICATE, revoked_at=NOW)),
+    "revoke-done-elsewhere": REVOKE.changed(certificate=replace(CERTIFICATE, revoked_at=NOW), has_list=False),
     "revoke-over": REVOKE.changed(is_over=True),
     "admin": ADMIN,
     "admin-none": ADMIN.changed(words="nobody & co", certificates=[]),

@@ -52,7 +52,7 @@ async def chosen(site: Site, **fields: str) -> tuple[Client, str]:
     """Ada's browser, and where her choice of a mail led it."""
     ada = await site.signed_in()
     form = (await ada.get("/new")).page.form("/new")
-    answer = await ada.submit(form, **{"device": "Work laptop", "delivery": "mail", **fields})
+    answer = await ada.submit(form, **{"device": "Work laptop", "delivery": "mail", "old": "keep", **fields})
     assert answer.status == 303, answer.text
     return ada, answer.headers["Location"]
 

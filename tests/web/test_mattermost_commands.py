@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import pkcs12
+from werkzeug.datastructures import Headers
 
 from certbob.chat.messages import escape
 from certbob.config import SMTP, Limits
@@ -1046,3 +1047,36 @@ async def test_no_mail_goes_out_whose_passphrase_nobody_was_told(
 
             assert not mailer.letters or PASSPHRASE.search(seen.text)
         assert mailer.letters
+
+
+async def test_apostrophes_of_phones_name_the_same_device(world: World) -> None:
+    await made(world, "Alice's device")
+
+    seen = await world.told("/cert revoke Alice’s device")
+
+    assert "Alice's device" in seen.text
+
+
+async def test_the_page_for_linking_names_the_account_as_its_server_does(
+    data_dir: Path, clock: StillClock
+) -> None:
+    """The name in a command is not signed, so it could be somebody else's, or very long."""
+    async with open_chat(data_dir, clock, bot=True, identity="link", verify_trigger="off") as world:
+        seen = await world.told("/cert link", fields={"user_name": "alice" * 6_000})
+        ada = await world.site.signed_in()
+        page = (await ada.get(path_of(seen))).page
+
+    assert "Are you alice there" in page.text("main")
+
+
+async def test_two_accept_lines_count_together(world: World) -> None:
+    """The first of those that Mattermost's previews send names no page (measured on 6.7)."""
+    link = path_of(await world.told("/cert"))
+    headers = Headers([("Host", "cert.example.org"), ("User-Agent", "New-Bot/1")])
+    for accepted in ("image/*", "text/html;q=0.8"):
+        headers.add("Accept", accepted)
+
+    answer = await world.site.app.test_client().get(link, headers=headers, scheme="https")
+
+    assert answer.content_type == "text/html; charset=utf-8"
+    assert world.site.ledger() == []

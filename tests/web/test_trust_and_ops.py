@@ -126,7 +126,7 @@ async def revoke_one(site: Site) -> int:
     serial, subject = site.ledger("serial, subject")[-1]
     certificate = await site.services.ledger.find(int(serial, 16), subject)
     assert certificate is not None
-    await site.services.revocation.revoke(certificate, Reason.LOST)
+    await site.services.revocation.revoke(certificate, Reason.LOST, "by a test")
     return certificate.serial
 
 
