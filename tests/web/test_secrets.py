@@ -22,7 +22,7 @@ async def test_no_secret_is_logged_and_none_lies_in_the_data_folder(
         browser = await site.signed_in()
         for is_broken in (False, True):
             form = (await browser.get("/new")).page.form("/new")
-            link = (await browser.submit(form)).headers["Location"]
+            link = (await browser.submit(form, old="keep")).headers["Location"]
             page = (await browser.follow(link)).page
             token = link.partition("token=")[2]
             secrets |= {token, token.rpartition(".")[2], page.passphrase or "", form.fields["form_token"]}
