@@ -1,50 +1,36 @@
 """`certbob doctor`: everything that CertBob depends on, in order or not, and how to mend it."""
 
 import asyncio
-import base64
 import json
 import sqlite3
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from certbob.bootstrap import SystemClock
-from certbob.chat.accounts import IdentityMode
-from certbob.chat.checkup import Checkup
-from certbob.chat.server import ChatServer
 from certbob.config import SMTP, CommandToken
 from certbob.config import Mattermost as Settings
 from certbob.doctor import examine
 from certbob.errors import MailUnavailable
-from certbob.outgoing import UnfitAnswer
 from certbob.secret import Secret
 from certbob.services import Finding, Verdict
-from certbob.store.queries import SqlChats
-from certbob.store.sqlite import Database
 from tests.support.commands import certbob, found_installation
 from tests.support.core import DATABASE
 from tests.support.fake_stepca import FakeStepCA
 from tests.support.hostile_provider import (
     CLIENT_SECRET,
     HostileProvider,
-    Message,
-    Receive,
     Reply,
-    Send,
     serve_provider,
 )
 from tests.support.mail_server import SENDER, mail_server
 from tests.support.mattermost import Mattermost, serve_mattermost
-from tests.support.mattermost_api import FAULTS, json_reply, new_id
+from tests.support.mattermost_api import new_id
 from tests.support.post import FakeMailer
 from tests.support.served import serve
 from tests.support.single_sign_on import open_single_sign_on
@@ -52,8 +38,6 @@ from tests.support.stepca import PASSWORD
 from tests.support.web import FakeCA, Site, StillClock, open_site
 
 OK, WARNING, FAILED = Verdict.OK, Verdict.WARNING, Verdict.FAILED
-PUBLIC = "https://1.1.1.1"  # an address that needs no look-up, and is never called
-CLIENT_CONFIG = "config/client"
 
 
 @pytest.fixture
@@ -135,309 +119,6 @@ async def test_a_sign_in_service_is_asked_before_it_is_judged(
     assert provider.asked("discovery")
     assert found["sign-in service"].verdict is (OK if change is None else FAILED)
     assert found["sign-in service"].mend == ("" if change is None else "Check [oidc].")
-
-
-# The chat
-
-
-@dataclass(slots=True)
-class Front:
-    """What stands at CertBob's own address, as ASGI. `asked`: the requests with their bodies."""
-
-    status: int = 401
-    problem: Exception | None = None
-    asked: list[tuple[str, str, bytes]] = field(default_factory=list)
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        body = (await receive()).get("body", b"")
-        self.asked.append((scope["method"], scope["path"], body))
-        if self.problem is not None:
-            raise self.problem
-        headers = [(b"location", b"https://1.1.1.1/login")]
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body"})
-
-
-@dataclass(frozen=True, slots=True)
-class Consultation:
-    """What the doctor asks about a chat."""
-
-    chat: Mattermost
-    clock: StillClock
-    database: Database
-    token: str
-
-    @property
-    def store(self) -> SqlChats:
-        return SqlChats(self.database)
-
-    async def findings(
-        self,
-        *,
-        mode: IdentityMode = IdentityMode.USERNAME,
-        public_url: str = PUBLIC,
-        bot_token: str | None = None,
-        front: Front | None = None,
-    ) -> dict[str, Finding]:
-        server = ChatServer(
-            self.chat.site_url,
-            Secret(self.token if bot_token is None else bot_token) if bot_token != "" else None,
-            transport=httpx2.ASGITransport(app=self.chat),
-        )
-        checkup = Checkup(
-            server,
-            self.store,
-            clock=self.clock,
-            mode=mode,
-            verifies=True,
-            public_url=public_url,
-            transport=httpx2.ASGITransport(app=front or Front()),
-        )
-        found = {finding.subject: finding async for finding in checkup.examine()}
-        await server.close()
-        for finding in found.values():
-            assert (finding.mend == "") is (finding.verdict is OK)
-            assert self.token not in finding.text + finding.mend
-        return found
-
-    async def judged(self, subject: str, **options: Any) -> Finding:
-        return (await self.findings(**options))[subject]
-
-
-@pytest.fixture
-async def visit(tmp_path: Path, clock: StillClock) -> AsyncIterator[Consultation]:
-    """All in order."""
-    chat = Mattermost(clock)
-    token = chat.new_access_token(chat.add_bot("certbob"))
-    database = await Database.open(tmp_path / DATABASE)
-    opened = Consultation(chat, clock, database, token)
-    await opened.store.pin_key(chat.site_url, chat.public_key)
-    yield opened
-    await database.close()
-
-
-async def test_a_chat_in_order(visit: Consultation) -> None:
-    found = await visit.findings()
-
-    assert verdicts(found) == {
-        "chat to CertBob": OK,
-        "address for the command": OK,
-        "chat server": OK,
-        "links in the chat": OK,
-        "chat key": OK,
-        "chat bot": OK,
-    }
-    assert found["chat server"].text == "is Mattermost 11.6.0"
-    assert found["chat bot"].text == "is certbob"
-    assert visit.chat.direct_messages == []
-    assert {request.method for request in visit.chat.requests} == {"GET"}
-
-
-async def test_without_a_bot_nobody_is_asked_who_it_is(visit: Consultation) -> None:
-    found = await visit.judged("chat bot", bot_token="")
-
-    assert (found.verdict, found.mend) == (WARNING, "Set [mattermost] bot_token.")
-    assert all("authorization" not in request.headers for request in visit.chat.requests)
-
-
-async def test_without_an_address_the_chat_itself_is_not_looked_at(visit: Consultation) -> None:
-    checkup = Checkup(
-        None,
-        visit.store,
-        clock=visit.clock,
-        mode=IdentityMode.USERNAME,
-        verifies=True,
-        public_url=PUBLIC,
-        transport=httpx2.ASGITransport(app=Front()),
-    )
-
-    found = [finding async for finding in checkup.examine()]
-
-    assert [finding.verdict for finding in found] == [OK, OK, WARNING]
-    assert "by their token alone" in found[2].text
-    assert found[2].mend == "Set [mattermost] url."
-
-
-@pytest.mark.parametrize("fault", sorted(FAULTS.keys() - {"silent"}))
-async def test_a_server_that_does_not_answer_as_it_should(visit: Consultation, fault: str) -> None:
-    visit.chat.answers[""] = FAULTS[fault]
-
-    found = await visit.findings()
-
-    assert [subject for subject, finding in found.items() if finding.verdict is FAILED] == ["chat server"]
-    assert "chat bot" not in found
-
-
-@pytest.mark.parametrize(
-    ("version", "verdict"),
-    [
-        ("11.6.0", OK),
-        ("11.5.2", OK),
-        ("11.5.1", WARNING),
-        ("11.0.0", WARNING),
-        ("10.11.14", OK),
-        ("10.11.13", WARNING),
-        ("10.5.99", WARNING),
-        ("9.11.0", WARNING),
-        ("5.37.0", WARNING),
-        ("12.0.0", OK),
-        ("", OK),
-        ("dev", OK),
-    ],
-)
-async def test_versions_with_known_holes(visit: Consultation, version: str, verdict: Verdict) -> None:
-    visit.chat.version = version
-
-    found = await visit.judged("chat server")
-
-    assert found.verdict is verdict
-    assert ("known holes" in found.text) is (verdict is WARNING)
-
-
-@pytest.mark.parametrize("seconds", [-31, -30, 0, 30, 31, 86400])
-async def test_clocks_that_differ(visit: Consultation, seconds: int) -> None:
-    """Half of what a signed command may be off."""
-    visit.chat.skew = timedelta(seconds=seconds)
-
-    found = await visit.findings()
-
-    assert ("chat clock" in found) is (abs(seconds) > 30)
-    if "chat clock" in found:
-        assert found["chat clock"].verdict is FAILED
-        assert f"{seconds} seconds ahead" in found["chat clock"].text
-        assert "NTP" in found["chat clock"].mend
-
-
-@pytest.mark.parametrize(
-    ("site_url", "verdict"),
-    [
-        ("https://chat.example.org", OK),
-        ("", OK),
-        (PUBLIC, FAILED),
-        (PUBLIC[:-1], FAILED),
-        (f"{PUBLIC}/chat", OK),
-    ],
-)
-async def test_links_that_the_client_takes_for_its_own(
-    visit: Consultation, site_url: str, verdict: Verdict
-) -> None:
-    told = {"SiteURL": site_url, "AsymmetricSigningPublicKey": visit.chat.public_key}
-    visit.chat.answers[CLIENT_CONFIG] = json_reply(told)
-
-    found = await visit.judged("links in the chat")
-
-    assert found.verdict is verdict
-    assert ("host name of its own" in found.mend) is (verdict is FAILED)
-
-
-def _other_curve() -> str:
-    public = ec.generate_private_key(ec.SECP384R1()).public_key()
-    return base64.b64encode(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()
-
-
-@pytest.mark.parametrize(
-    "key", [None, "", "x", "AAAA", 1, _other_curve()], ids=["none", "empty", "x", "zeros", "1", "P-384"]
-)
-async def test_a_key_that_is_none(visit: Consultation, key: object) -> None:
-    visit.chat.answers[CLIENT_CONFIG] = json_reply({"AsymmetricSigningPublicKey": key})
-
-    found = await visit.judged("chat key")
-
-    assert found.verdict is WARNING
-    assert "5.37" in found.mend
-
-
-async def test_a_key_that_is_not_known_yet(visit: Consultation) -> None:
-    visit.chat.site_url = "https://new.example.org"
-
-    found = await visit.judged("chat key")
-
-    assert (found.verdict, found.text) == (WARNING, "is not known yet")
-
-
-async def test_a_key_that_was_changed(visit: Consultation) -> None:
-    visit.chat.rotate_key()
-
-    found = await visit.judged("chat key")
-
-    assert found.verdict is FAILED
-    assert "certbob mattermost accept-key" in found.mend
-    assert await visit.store.key_of(visit.chat.site_url) != visit.chat.public_key
-
-
-async def test_a_bot_that_is_none(visit: Consultation) -> None:
-    other = new_id()
-    assert (await visit.judged("chat bot", bot_token=other)).verdict is FAILED
-    visit.chat.deactivate(next(iter(visit.chat.users.values())))
-
-    found = await visit.judged("chat bot")
-
-    assert found.verdict is FAILED
-    assert "answered 401" in found.text
-    assert found.mend == "Check [mattermost] bot_token."
-
-
-@pytest.mark.parametrize("status", [200, 201, 204, 301, 302, 307, 400, 403, 404, 405, 500, 502, 503])
-async def test_something_in_front_that_does_not_let_commands_pass(visit: Consultation, status: int) -> None:
-    front = Front(status)
-
-    found = await visit.judged("address for the command", front=front)
-
-    assert found.verdict is FAILED
-    assert f"answers {status}" in found.text
-    assert "redirect" in found.mend
-    assert len(front.asked) == 1
-
-
-@pytest.mark.parametrize("status", [401, 429])
-async def test_a_wrong_token_that_is_refused(visit: Consultation, status: int) -> None:
-    """429: the doctor was called often, or somebody else tries."""
-    front = Front(status)
-
-    assert (await visit.judged("address for the command", front=front)).verdict is OK
-    assert front.asked == [("POST", "/request", b"token=doctor")]
-
-
-@pytest.mark.parametrize(
-    "problem",
-    [
-        httpx2.ConnectError("connection refused"),
-        httpx2.ConnectError("certificate verify failed"),
-        httpx2.RemoteProtocolError("peer closed connection"),
-        OSError("no route"),
-        UnfitAnswer("it answers compressed"),
-    ],
-    ids=repr,
-)
-async def test_an_own_address_that_does_not_answer_from_here(visit: Consultation, problem: Exception) -> None:
-    """A warning: Mattermost may see another network."""
-    found = await visit.judged("address for the command", front=Front(problem=problem))
-
-    assert found.verdict is WARNING
-    assert str(problem) in found.text
-
-
-@pytest.mark.parametrize(
-    ("public_url", "verdict"),
-    [
-        ("https://1.1.1.1", OK),
-        ("https://[2606:4700:4700::1111]", OK),
-        ("http://127.0.0.1:8000", WARNING),
-        ("http://[::1]:8000", WARNING),
-        ("https://10.1.2.3", WARNING),
-        ("https://192.168.1.1:8443", WARNING),
-        ("https://169.254.1.1", WARNING),
-        ("https://[fd00::1]", WARNING),
-        ("https://100.64.0.1", WARNING),
-    ],
-)
-async def test_addresses_that_mattermost_does_not_call_by_itself(
-    visit: Consultation, public_url: str, verdict: Verdict
-) -> None:
-    found = await visit.judged("chat to CertBob", public_url=public_url)
-
-    assert found.verdict is verdict
-    assert ("ALLOWEDUNTRUSTEDINTERNALCONNECTIONS" in found.mend) is (verdict is WARNING)
 
 
 # The command, with everything on sockets
@@ -633,18 +314,6 @@ async def test_a_bot_token_that_cannot_be_one_is_not_shown(clinic: Clinic, token
     assert told.returncode == 2
     assert "canary" not in told.stdout + told.stderr
     assert "MATTERMOST_BOT_TOKEN: expected an access token" in told.stderr
-
-
-async def test_hidden_addresses_are_found(visit: Consultation) -> None:
-    visit.chat.show_email_address = False
-
-    assert (await visit.judged("chat addresses", mode=IdentityMode.EMAIL)).verdict is FAILED
-
-
-async def test_a_timeout_is_told(visit: Consultation) -> None:
-    found = await visit.judged("address for the command", front=Front(problem=TimeoutError()))
-
-    assert "TimeoutError" in found.text
 
 
 @pytest.mark.parametrize("command", [["doctor"], ["mattermost", "forget", "x"], ["mattermost", "accept-key"]])
