@@ -37,7 +37,7 @@ from tests.support.single_sign_on import open_single_sign_on
 from tests.support.stepca import PASSWORD
 from tests.support.web import FakeCA, Site, StillClock, open_site
 
-OK, WARNING, FAILED = Verdict.OK, Verdict.WARNING, Verdict.FAILED
+OK, FAILED = Verdict.OK, Verdict.FAILED
 
 
 @pytest.fixture
