@@ -19,7 +19,7 @@ OVERAGE = {
 
 async def ask_for_certificate(on: SingleSignOn, browser: Client, **fields: str) -> Answer:
     """The answer to the form; if it is a grant, the file is fetched, too."""
-    answer = await browser.submit((await browser.get("/new")).page.form("/new"), **fields)
+    answer = await browser.submit((await browser.get("/new")).page.form("/new"), **{"old": "keep", **fields})
     if answer.status == 303:
         assert (await on.site.program().get(answer.headers["Location"])).status == 200
     return answer
