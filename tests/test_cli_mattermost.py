@@ -332,7 +332,7 @@ async def test_where_signatures_are_not_looked_at_there_is_no_key(
 async def test_an_account_is_forgotten_with_all_that_is_known_of_it(desk: Desk) -> None:
     await accept_key(desk)
     for user_id in ("a" * 26, "b" * 26):
-        desk.rows(f"INSERT INTO chat_accounts VALUES ('{user_id}', 'name', 'ada')")
+        desk.rows(f"INSERT INTO chat_accounts VALUES ('{user_id}', 'name', 'ada of {user_id}')")
         desk.rows(f"INSERT INTO chat_links VALUES ('{user_id}', 'ada', 's', 'local', 'ada', 'A', NULL, '[]')")
         desk.rows(f"INSERT INTO link_requests VALUES ('{user_id}', '{user_id}', 'ada', 1)")
         desk.rows(f"INSERT INTO subjects VALUES ('s{user_id}', 'mattermost', '{user_id}')")

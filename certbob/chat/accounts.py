@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 LOOKUP_AGE = timedelta(minutes=1)
 MAX_LOOKUPS = 1000
+MAX_SHOWN = 64  # Mattermost's own names are no longer
 
 
 class IdentityMode(StrEnum):
@@ -101,8 +102,8 @@ class ChatAccounts:
         return identity
 
     async def name(self, command: SlashCommand) -> str:
-        """What the account is called. Raises as `identity` does where it cannot be looked up."""
-        return _name(command, await self._looked_up(command.user_id))
+        """What to call the account. Raises as `identity` does where it cannot be looked up."""
+        return _name(command, await self._looked_up(command.user_id))[:MAX_SHOWN]
 
     async def forget(self, user_id: str) -> bool:
         """What is bound to and linked with the account, and its name; False when there was nothing."""

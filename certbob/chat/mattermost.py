@@ -38,7 +38,6 @@ COMMANDS_PER_MINUTE = 10  # of one person
 REFUSALS = 20  # in a minute, of one address
 MINUTE = timedelta(minutes=1)
 MAX_WORDS = 50
-MAX_NAME_LENGTH = 64  # Mattermost's own
 _NAME = re.compile(r"/[A-Za-z0-9_./-]{1,128}", re.ASCII)
 
 
@@ -94,7 +93,7 @@ class Mattermost:
         return SlashCommand(
             name=name if _NAME.fullmatch(name) else "/cert",
             user_id=user_id,
-            user_name=fields.get("user_name", "")[:MAX_NAME_LENGTH],
+            user_name=fields.get("user_name", ""),
             words=tuple(fields.get("text", "").split()[:MAX_WORDS]),
             signed=fields.get("trigger_id", ""),
         )

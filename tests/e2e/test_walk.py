@@ -164,6 +164,7 @@ def test_a_mistake_is_told_at_the_field_and_nothing_typed_is_lost(visit: Visit) 
 def test_what_is_typed_while_other_fields_are_fetched_is_kept(scripted: Visit) -> None:
     scripted.sign_in()
     page = scripted.page
+    page.wait_for_url("**/new")  # until its scripts run, too
     held: list[Route] = []
     page.route("**/new?*", lambda route: held.append(route))
     page.get_by_label("Android").check()

@@ -312,7 +312,7 @@ def race(path: Path, own: str, start: Barrier, results: Any) -> None:
                     (
                         await chats.take_link_request(f"link {number}"),
                         await chats.see_once(f"message {number}", LINK.until),
-                        await chats.bind(f"account {number}", "name", own),
+                        await chats.bind(f"account {number}", "name", f"{own} {number}"),
                     )
                 )
             return told
