@@ -11,6 +11,9 @@ from certbob.web.security import form_token
 from certbob.web.static import StaticFiles
 
 
+OF_OTHERS = ("mail/", "chat/", "snippets/")  # folders of templates that others render
+
+
 async def page(template: str, status: int = 200, /, **context: Any) -> Response:
     """The template as a page or a fragment, as the request asks for."""
     base = "_fragment.html" if is_htmx() else "shell.html"
@@ -49,4 +52,5 @@ def set_up_templates(app: Quart, static: StaticFiles) -> None:
         }
 
     for name in environment.list_templates():
-        environment.get_template(name)
+        if not name.startswith(OF_OTHERS):
+            environment.get_template(name)
