@@ -10,7 +10,6 @@ from certbob.web.context import is_htmx, session, settings
 from certbob.web.security import form_token
 from certbob.web.static import StaticFiles
 
-
 OF_OTHERS = ("mail/", "chat/", "snippets/")  # folders of templates that others render
 
 
