@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
@@ -29,12 +30,14 @@ from certbob.logs import set_up_logging
 from certbob.ports import Issued, Trust
 from certbob.private_files import write_private
 from certbob.profiles import Profile
+from certbob.revocation import Outcome, Reason
 from certbob.services import Chat, Finding, Services, Verdict
 from certbob.snippets import SERVICES, snippet
 
 T = TypeVar("T")
 
 USAGE_ERROR = 2
+MAX_LISTED = 1000
 FAILURE = 1
 
 LoadSettings = Callable[[], Settings]
@@ -180,6 +183,65 @@ def _write_new_file(path: Path, content: bytes) -> None:
         _fail(f"{path} exists already; name another file with --output.", FAILURE)
     except OSError as error:
         _fail(f"{path} cannot be written: {error.strerror}; name another file with --output.", FAILURE)
+
+
+@cli.command("list")
+@click.argument("words", default="")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_obj
+def list_certificates(load_settings: LoadSettings, words: str, as_json: bool) -> None:
+    """Certificates with WORDS in their name, address, device or serial number, the newest first."""
+
+    async def work(services: Services) -> list[dict[str, str]]:
+        now = services.clock.now()
+        return [
+            {
+                "serial": f"{found.serial:x}",
+                "name": found.name,
+                "device": found.device,
+                "status": found.status(now),
+                "not_after": found.not_after.isoformat(),
+            }
+            for found in await services.ledger.search(words, limit=MAX_LISTED)
+        ]
+
+    found = _with_services(_installed(load_settings()), work)
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False))
+        return
+    for each in found:
+        end = each["not_after"][:10]
+        click.echo(f"{each['serial']}  {end}  {each['status']}  {each['name']}, {each['device']}")
+
+
+@cli.command()
+@click.argument("serial")
+@click.option("--everything", is_flag=True, help="All that the person of this certificate could still use.")
+@click.option(
+    "--reason", type=click.Choice([reason.value for reason in Reason]), default="other", show_default=True
+)
+@click.pass_obj
+def revoke(load_settings: LoadSettings, serial: str, everything: bool, reason: str) -> None:
+    """Revoke the certificate with this SERIAL number, as `certbob list` shows it."""
+    if re.fullmatch(r"[0-9a-f]{1,40}", serial.lower()) is None:
+        _fail(f"{serial!r} is no serial number; `certbob list` shows them.", USAGE_ERROR)
+
+    async def work(services: Services) -> Outcome | None:
+        found = await services.ledger.find_any(int(serial, 16))
+        if found is None:
+            return None
+        if everything:
+            return await services.revocation.revoke_all(found.subject, Reason(reason), "at the terminal")
+        was_active = found.is_active(services.clock.now())
+        await services.revocation.revoke(found, Reason(reason), "at the terminal")
+        return Outcome(revoked=int(was_active), failed=0)
+
+    outcome = _with_services(_installed(load_settings()), work)
+    if outcome is None:
+        _fail(f"there is no certificate {serial}.", FAILURE)
+    click.echo(f"{outcome.revoked} revoked.")
+    if outcome.failed:
+        _fail(f"{outcome.failed} could not be revoked; try again.", FAILURE)
 
 
 @cli.command()
