@@ -167,11 +167,9 @@ async def _build(
             return oidc is not None and oidc.still_knows(identity)
         return local.still_knows(identity)
 
-    # The account that CertBob made itself is there only for whoever runs it.
-    made = await people.accounts()
-
     def is_admin(identity: Identity) -> bool:
-        is_made = identity.door is Door.LOCAL and not settings.local.users and identity.account in made
+        # With none configured, the only local account is the one that CertBob made for whoever runs it.
+        is_made = identity.door is Door.LOCAL and not settings.local.users
         return is_made or not set(identity.groups).isdisjoint(settings.oidc.admin_groups)
 
     async def current(identity: Identity) -> Identity | None:

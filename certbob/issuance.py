@@ -18,11 +18,9 @@ import asyncio
 import hashlib
 import hmac
 import logging
-from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding as Serialization
@@ -59,6 +57,7 @@ from certbob.ports import (
     Trust,
 )
 from certbob.profiles import Profile, Profiles
+from certbob.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +137,7 @@ class Issuance:
         self._file_names = file_names
         self._include_root = include_root
         self._takes: dict[str, Take] = {}
-        self._running: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks()
         self._uncollected: set[int] = set()  # entries whose browser went away, while their file is kept
 
     async def admit(
@@ -175,9 +174,9 @@ class Issuance:
         grant = await self._grants.inspect(untrusted_token)
         take = self.take_of(grant, holder)
         if take is None:
-            if len(self._running) >= MAX_RUNNING:
+            if len(self._tasks) >= MAX_RUNNING:
                 raise Busy
-            task = self._spawn(self._redeem(untrusted_token, holder, options, request_id))
+            task = self._tasks.start(self._redeem(untrusted_token, holder, options, request_id))
             if holder is not None and grant.id_hash not in self._takes:
                 take = self._keep(Take(grant, untrusted_token, holder, task))
         else:
@@ -206,11 +205,7 @@ class Issuance:
 
     async def drain(self, seconds: float) -> None:
         """Let running issuances end, for so long at most; called at shutdown."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        # What ends may leave work behind: a late answer to take back, a note for the ledger.
-        while self._running and (left := deadline - loop.time()) > 0:
-            await asyncio.wait(self._running, timeout=left)
+        await self._tasks.drain(seconds)
 
     def file_name(self, grant: Grant, form: Format = Format.PFX) -> str:
         return self._file_names.name(
@@ -248,14 +243,6 @@ class Issuance:
             del self._takes[take.grant.id_hash]
         if take.is_ready:
             self._uncollected.discard(take.task.result().entry)
-
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        # Whoever waited may be gone: an exception that nobody reads must not be reported as forgotten.
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return task
 
     async def _collect(
         self,
@@ -305,7 +292,7 @@ class Issuance:
             log.warning("an issuance failed after its browser had gone: %r", error)
             return
         self._uncollected.add(task.result().entry)
-        self._spawn(self._note_if_uncollected(task.result().entry))
+        self._tasks.start(self._note_if_uncollected(task.result().entry))
 
     async def _note_if_uncollected(self, entry: int) -> None:
         """Of two clicks the first may go away while the second one gets the file."""
@@ -392,7 +379,7 @@ class Issuance:
                 with suppress(StorageProblem):
                     await self._ledger.uncertain(entry, error.detail)
             if isinstance(error, CAUncertain) and error.late is not None:
-                self._spawn(self._reject_late(entry, error.late))
+                self._tasks.start(self._reject_late(entry, error.late))
             raise
         except Exception as error:
             # Also when the ledger cannot be written: then the entry stays an intent, which says the same.

@@ -129,5 +129,5 @@ class Ledger:
         return await self._store.search(words, limit=limit, offset=offset)
 
     async def active_of(self, subject: str) -> list[Certificate]:
-        """All that a person could still use."""
+        """All that a person could still use; what ends soonest on top."""
         return await self._store.active_of(subject, now=self._clock.now())

@@ -397,7 +397,7 @@ class LedgerStore(Protocol):
         ...
 
     async def active_of(self, subject: str, *, now: datetime) -> list[Certificate]:
-        """All that a person could still use."""
+        """All that a person could still use; what ends soonest on top."""
         ...
 
     async def entries_since(self, subject: str, since: datetime) -> list[datetime]:

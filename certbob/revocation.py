@@ -2,19 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any, TypeVar
 
 from certbob.errors import CAProblem, GrantExpired, GrantInvalid, NotRevoked
 from certbob.ledger import Ledger
 from certbob.ports import Certificate, CertificateAuthority, Clock, Revoker
 from certbob.revocation_list import RevocationList
+from certbob.tasks import Tasks
 from certbob.tokens import Tokens
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +70,7 @@ class Revocation:
         self._revocation_list = revocation_list
         self._tokens = tokens
         self._clock = clock
-        self._running: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks()
 
     def link_token(self, certificate: Certificate) -> str:
         """Good for ten minutes and for this certificate alone. Whoever has it may revoke it."""
@@ -104,24 +101,15 @@ class Revocation:
 
     async def revoke_all(self, subject: str, reason: Reason, who: str) -> Outcome:
         """Everything that a person could still use; what fails stops no other. Raises StorageProblem."""
-        return await self._shielded(self._revoke_all(subject, reason, who))
+        return await asyncio.shield(self._tasks.start(self._revoke_all(subject, reason, who)))
 
     async def revoke(self, certificate: Certificate, reason: Reason, who: str) -> None:
         """`who` completes "revoked ..." in the log. Raises NotRevoked, StorageProblem; can be repeated."""
-        await self._shielded(self._revoke_and_renew(certificate, reason, who))
+        await asyncio.shield(self._tasks.start(self._revoke_and_renew(certificate, reason, who)))
 
     async def drain(self, seconds: float) -> None:
         """Let what was begun end, for so long at most; called at shutdown."""
-        if self._running:
-            await asyncio.wait(self._running, timeout=seconds)
-
-    async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
-        """A browser that goes away must not stop it between the authority and the ledger."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(task)
+        await self._tasks.drain(seconds)
 
     async def _revoke_all(self, subject: str, reason: Reason, who: str) -> Outcome:
         outcome = Outcome(0, 0)

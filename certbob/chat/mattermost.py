@@ -4,7 +4,6 @@ A valid command is all the proof there is, so two things make it valid: the comm
 server and those who may edit the command know, and where it is signed the signature (`certbob.chat.trigger`).
 """
 
-import asyncio
 import hmac
 import logging
 import re
@@ -31,6 +30,7 @@ from certbob.identity import Identity
 from certbob.ports import Clock, TryStore
 from certbob.secret import Secret
 from certbob.services import Finding, SlashCommand
+from certbob.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Mattermost:
         self._server = server
         self._tries = tries
         self._clock = clock
-        self._running: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     async def accept(
         self, fields: Mapping[str, str], authorization: str | None, address: str
@@ -141,14 +141,11 @@ class Mattermost:
         return await self._accounts.forget(user_id)
 
     def start(self, work: Awaitable[object], command: SlashCommand, message: str) -> None:
-        task = asyncio.ensure_future(self._finish(work, command, message))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._tasks.start(self._finish(work, command, message))
 
     async def close(self, seconds: float) -> None:
         """What was begun may end, for so long at most."""
-        if self._running:
-            await asyncio.wait(self._running, timeout=seconds)
+        await self._tasks.drain(seconds)
         if self._trigger is not None:
             await self._trigger.close()
         if self._server is not None:

@@ -305,7 +305,7 @@ class SqlLedger:
     async def active_of(self, subject: str, *, now: datetime) -> list[Certificate]:
         rows = await self._database.rows(
             f"SELECT {_CERTIFICATE} FROM certificates WHERE subject = ? AND state = 'issued'"
-            " AND revoked_at IS NULL AND not_after > ? ORDER BY id",
+            " AND revoked_at IS NULL AND not_after > ? ORDER BY not_after, id DESC",
             subject,
             to_epoch(now),
         )

@@ -1,29 +1,25 @@
 """What administrators can do: find everybody's certificates, and take them back."""
 
-import re
-
 from quart import Blueprint, Response, request
 
-from certbob.errors import InvalidInput, NoSuchPage
+from certbob.errors import NoSuchPage
 from certbob.revocation import Outcome, Reason
-from certbob.web.context import identity, services
+from certbob.web.context import identity, page_number, services
 from certbob.web.forms import read_form
 from certbob.web.pages import page
 from certbob.web.security import administrator
 
 blueprint = Blueprint("admin", __name__)
 
-ON_A_PAGE = 50
+ON_A_PAGE, MAX_PAGE = 50, 99_999
 MAX_WORDS = 100
-_PAGE = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
 
 
 @blueprint.get("/admin")
 @administrator
 async def search() -> Response:
     words = request.args.get("q", "").strip()[:MAX_WORDS]
-    text = request.args.get("page", "1")
-    number = int(text) if _PAGE.fullmatch(text) else 1
+    number = page_number(MAX_PAGE)
     found = await services().ledger.search(words, limit=ON_A_PAGE + 1, offset=(number - 1) * ON_A_PAGE)
     return await page(
         "admin.html",
@@ -49,8 +45,7 @@ async def revoke_everything(subject: str) -> Response:
     try:
         reason = Reason((await read_form()).get("reason", ""))
     except ValueError:
-        problem = InvalidInput({"reason": "Choose why."})
-        return await _person_page(subject, 422, errors=problem.fields)
+        return await _person_page(subject, 422, errors={"reason": "Choose why."})
     outcome = await services().revocation.revoke_all(subject, reason, f"by {identity().account!r}")
     return await _person_page(subject, outcome=outcome)
 

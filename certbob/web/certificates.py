@@ -5,27 +5,25 @@ from urllib.parse import urlencode
 
 from quart import Blueprint, Response, request
 
-from certbob.errors import InvalidInput, NoSuchPage
+from certbob.errors import NoSuchPage
 from certbob.ports import Certificate
 from certbob.revocation import Reason
 from certbob.web.chat_links import links_accounts
-from certbob.web.context import identity, is_admin, services
+from certbob.web.context import identity, is_admin, page_number, services
 from certbob.web.forms import read_form
 from certbob.web.pages import page
 from certbob.web.security import owner, signed_in
 
 blueprint = Blueprint("certificates", __name__)
 
-ON_A_PAGE = 25
+ON_A_PAGE, MAX_PAGE = 25, 9999
 _SERIAL = re.compile(r"[0-9a-f]{1,40}", re.ASCII)  # 20 octets at most, RFC 5280 4.1.2.2
-_PAGE = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
 
 
 @blueprint.get("/certificates")
 @signed_in
 async def show_certificates() -> Response:
-    text = request.args.get("page", "1")
-    number = int(text) if _PAGE.fullmatch(text) else 1
+    number = page_number(MAX_PAGE)
     found = await services().ledger.certificates_of(
         identity().subject, limit=ON_A_PAGE + 1, offset=(number - 1) * ON_A_PAGE
     )
@@ -68,8 +66,7 @@ async def revoke(serial: str) -> Response:
     try:
         reason = Reason(form.get("reason", ""))
     except ValueError:
-        problem = InvalidInput({"reason": "Choose why."})
-        return await _revoke_page(certificate, token, 422, problem.fields)
+        return await _revoke_page(certificate, token, 422, {"reason": "Choose why."})
     who = "by a link of the chat" if token is not None else f"by {identity().account!r}"
     await services().revocation.revoke(certificate, reason, who)
     query = "" if token is None else f"?{urlencode({'token': token})}"

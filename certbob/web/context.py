@@ -1,5 +1,6 @@
 """What handlers reach for: the services and settings of the running application, and facts of the request."""
 
+import re
 import secrets
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from certbob.ports import Session
 from certbob.services import Services
 
 MAX_USER_AGENT = 256
+_NUMBER = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,13 @@ def identity() -> Identity:
     if current is None:
         raise NotSignedIn
     return current.identity
+
+
+def page_number(largest: int) -> int:
+    """Which part of a list is asked for, from 1; nonsense is the first."""
+    text = request.args.get("page", "1")
+    number = int(text) if _NUMBER.fullmatch(text) else 1
+    return number if number <= largest else 1
 
 
 def is_admin() -> bool:

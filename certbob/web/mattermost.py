@@ -179,8 +179,8 @@ async def _revoke(command: SlashCommand) -> Message:
     wanted = " ".join(command.words[1:])
     found = [
         certificate
-        for certificate in await services().ledger.certificates_of(identity.subject, limit=100)
-        if certificate.is_active(services().clock.now()) and _is_called(certificate, wanted)
+        for certificate in await services().ledger.active_of(identity.subject)
+        if _is_called(certificate, wanted)
     ]
     links = [(certificate, _revocation_link(certificate)) for certificate in found[:MAX_LINKS]]
     links = links[: max(1, MAX_LINKS_LENGTH // max((len(url) for _, url in links), default=1))]

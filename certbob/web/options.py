@@ -18,7 +18,6 @@ from certbob.web.security import signed_in
 
 blueprint = Blueprint("options", __name__)
 
-MAX_LOOKED_AT = 200
 # What becomes of the certificate that a person has for the device: how long both work; None: for good.
 OLD = {"revoke": timedelta(0), "later": timedelta(days=7), "keep": None}
 LINK_SENT = "/new?link_sent=1"
@@ -113,9 +112,8 @@ def _values(sent: dict[str, str]) -> Values:
 
 async def _existing(values: Values, device: str = "") -> Certificate | None:
     """The certificate whose place the new one would take: a named one, or one for the same device."""
-    now = services().clock.now()
-    mine = await services().ledger.certificates_of(identity().subject, limit=MAX_LOOKED_AT)
-    active = [e for e in mine if e.is_active(now) and e.revoke_at is None and e.delivered is not False]
+    mine = await services().ledger.active_of(identity().subject)
+    active = [each for each in mine if each.revoke_at is None and each.delivered is not False]
     if values.replaces:
         return next((each for each in active if f"{each.serial:x}" == values.replaces), None)
     same = [e for e in active if name_key(e.device) == name_key(device) and e.profile_id == values.profile]

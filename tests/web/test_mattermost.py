@@ -1107,7 +1107,7 @@ def fail(*arguments: object, **options: object) -> Any:
         ("grants", "inspect", "/cert email"),
         ("grants", "passphrase", "/cert"),
         ("ledger", "certificates_of", "/cert list"),
-        ("ledger", "certificates_of", "/cert revoke x"),
+        ("ledger", "active_of", "/cert revoke x"),
         ("revocation", "link_token", "/cert revoke"),
         ("chat_links", "request", "/cert link"),
     ],
