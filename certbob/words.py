@@ -1,6 +1,7 @@
 """How times and durations read in sentences for people, and how operators write durations."""
 
 import re
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -10,6 +11,12 @@ def day(moment: datetime) -> str:
     """`22 February 2027`, in the server's own time zone."""
     local = moment.astimezone()
     return f"{local.day} {local:%B %Y}"
+
+
+def day_and_month(moment: datetime) -> str:
+    """`22 February`."""
+    local = moment.astimezone()
+    return f"{local.day} {local:%B}"
 
 
 def at_time(moment: datetime) -> str:
@@ -49,6 +56,12 @@ def format_duration(length: timedelta) -> str:
     return f"{seconds}s"
 
 
+def series(parts: Sequence[object]) -> str:
+    """`30, 14 and 3`."""
+    *others, last = map(str, parts)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
 def masked(address: str) -> str:
     """`a…@example.org`, for pages that somebody may look at over a shoulder."""
     local, _, domain = address.rpartition("@")
@@ -61,4 +74,6 @@ def visible(text: str) -> str:
 
 
 # For templates.
-FILTERS = {each.__name__: each for each in (day, at_time, day_and_time, duration, masked, visible)}
+FILTERS = {
+    each.__name__: each for each in (day, day_and_month, at_time, day_and_time, duration, masked, visible)
+}
