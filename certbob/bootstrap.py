@@ -20,6 +20,7 @@ from certbob.chat.accounts import ChatAccounts, IdentityMode
 from certbob.chat.checkup import Checkup
 from certbob.chat.mattermost import CommandToken, Mattermost
 from certbob.chat.messages import Messages
+from certbob.chat.reminders import ChatMessenger
 from certbob.chat.server import ChatServer
 from certbob.chat.trigger import TriggerCheck
 from certbob.chat_links import ChatLinks
@@ -36,14 +37,35 @@ from certbob.mail.letters import Letters
 from certbob.mail.smtp import SMTPMailer, tls_context
 from certbob.names import Names
 from certbob.paths import resource_root
-from certbob.ports import CertificateAuthority, ChatStore, Clock, CrlSigner, Mailer, People, Signers, TryStore
+from certbob.ports import (
+    CertificateAuthority,
+    ChatStore,
+    Clock,
+    CrlSigner,
+    Mailer,
+    Messenger,
+    People,
+    Signers,
+    TryStore,
+    Way,
+)
 from certbob.private_files import require_private, write_private
 from certbob.profiles import KeyType, Profiles
+from certbob.reminders import MailMessenger, Reminders
 from certbob.revocation import Revocation
 from certbob.revocation_list import RevocationList
 from certbob.services import LocalSignIn, Services
 from certbob.signers import SignerPool
-from certbob.store.queries import SqlChats, SqlGrants, SqlLedger, SqlPeople, SqlSessions, SqlSignIns, SqlTries
+from certbob.store.queries import (
+    SqlChats,
+    SqlGrants,
+    SqlLedger,
+    SqlPeople,
+    SqlReminders,
+    SqlSessions,
+    SqlSignIns,
+    SqlTries,
+)
 from certbob.store.sqlite import Database
 from certbob.tokens import Tokens
 
@@ -193,18 +215,21 @@ async def _build(
         include_root=settings.pkcs12.include_root,
     )
     stack.push_async_callback(issuance.drain, DRAIN_SECONDS)
-    mail = None
+    mail, messengers = None, dict[Way, Messenger]()
     if settings.smtp.host and settings.smtp.sender:
+        mailer = mailer or _mailer(settings.smtp, settings.smtp.host, settings.server.public_url)
+        letters = Letters(
+            resource_root() / "partials" / "mail",
+            sender=settings.smtp.sender,
+            site=settings.server.public_url,
+            contact=settings.server.contact,
+            organization=settings.server.organization,
+            clock=clock,
+        )
+        messengers[Way.MAIL] = MailMessenger(mailer, letters)
         mail = MailDelivery(
-            mailer=mailer or _mailer(settings.smtp, settings.smtp.host, settings.server.public_url),
-            letters=Letters(
-                resource_root() / "partials" / "mail",
-                sender=settings.smtp.sender,
-                site=settings.server.public_url,
-                contact=settings.server.contact,
-                organization=settings.server.organization,
-                clock=clock,
-            ),
+            mailer=mailer,
+            letters=letters,
             grants=grants,
             issuance=issuance,
             ledger=ledger,
@@ -218,8 +243,27 @@ async def _build(
     if settings.mattermost.token:
         server = chat_server or _chat_server(settings.mattermost)
         trigger = _trigger_check(settings.mattermost, server, chats, clock)
-        chat = _chat(settings, server, trigger, chats, people, names, tries, current, clock)
+        messages = Messages(
+            resource_root() / "partials" / "chat",
+            site=settings.server.public_url,
+            contact=settings.server.contact,
+        )
+        chat = _chat(settings, server, trigger, chats, people, names, tries, messages, current, clock)
         stack.push_async_callback(chat.close, DRAIN_SECONDS)
+        if server is not None and server.has_bot:
+            messengers[Way.CHAT] = ChatMessenger(server, chats, messages, site=settings.server.public_url)
+
+    def can_come(door: Door, account: str) -> bool:
+        """Whether somebody could replace what they have; who got it from the terminal could not."""
+        return door is not Door.TERMINAL and exists(door, account)
+
+    reminders, reminder_store = None, SqlReminders(database)
+    ways = [messengers[way] for way in settings.reminders.by if way in messengers]
+    if ways and settings.reminders.days:
+        reminders = Reminders(
+            reminder_store, ways, days=settings.reminders.days, exists=can_come, clock=clock
+        )
+        stack.push_async_callback(reminders.drain, DRAIN_SECONDS)
 
     revocation = Revocation(
         ledger=ledger,
@@ -243,6 +287,7 @@ async def _build(
         await sessions.prune_sessions(now - timedelta(days=1))
         await sign_ins.prune_sign_ins(now - timedelta(minutes=15))
         await chats.prune_chats(now)
+        await reminder_store.prune_reminders(now)
         await tries.prune_tries(now)
 
     return Services(
@@ -259,6 +304,7 @@ async def _build(
         chat=chat,
         chat_links=ChatLinks(chats, clock=clock),
         ledger=ledger,
+        reminders=reminders,
         revocation_list=revocation_list,
         revocation=revocation,
         still_knows=still_knows,
@@ -387,6 +433,7 @@ def _chat(
     people: People,
     names: Names,
     tries: TryStore,
+    messages: Messages,
     current: Callable[[Identity], Awaitable[Identity | None]],
     clock: Clock,
 ) -> Mattermost:
@@ -407,11 +454,7 @@ def _chat(
         ),
         mode=mode,
         has_addresses=mode is not IdentityMode.USERNAME or mattermost.email_domain is not None,
-        messages=Messages(
-            resource_root() / "partials" / "chat",
-            site=settings.server.public_url,
-            contact=settings.server.contact,
-        ),
+        messages=messages,
         checkup=Checkup(
             server,
             store,

@@ -13,6 +13,7 @@ from msgspec.structs import fields
 from certbob import grammars, toml
 from certbob.devices import EncodingPolicy
 from certbob.grammars import InFolder
+from certbob.ports import Way
 from certbob.profiles import KeyType, Profile, Usage
 from certbob.reader import ConfigProblems as ConfigProblems
 from certbob.reader import Reader
@@ -156,6 +157,15 @@ class PKCS12(Struct, frozen=True, kw_only=True):
     include_root: bool = False
 
 
+class Reminders(Struct, frozen=True, kw_only=True):
+    days: tuple[Annotated[int, Meta(ge=1, le=365)], ...] = (30, 14, 3)
+    by: tuple[Annotated[Way, grammars.way], ...] = (Way.MAIL, Way.CHAT)
+
+    def __post_init__(self) -> None:
+        _refuse_twins(self.days, "day")
+        _refuse_twins(self.by, "way")
+
+
 class Limits(Struct, frozen=True, kw_only=True):
     certificates_per_hour: Annotated[int, Meta(ge=1, le=1000)] = 20
 
@@ -221,6 +231,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     mattermost: Mattermost = field(default_factory=Mattermost)
     issue: Issue = field(default_factory=Issue)
     pkcs12: PKCS12 = field(default_factory=PKCS12)
+    reminders: Reminders = field(default_factory=Reminders)
     limits: Limits = field(default_factory=Limits)
     log: Log = field(default_factory=Log)
     profiles: tuple[Profile, ...] = (DEFAULT_PROFILE,)
@@ -271,8 +282,8 @@ def _require_stepca(reader: Reader) -> None:
             reader.report(("[stepca]", " or ".join(keys)), 'is missing, but [ca] backend is "stepca"')
 
 
-def _refuse_twins(names: Sequence[str], what: str) -> None:
-    first: dict[str, int] = {}
+def _refuse_twins(names: Sequence[str | int], what: str) -> None:
+    first: dict[str | int, int] = {}
     for number, name in enumerate(names, 1):
         if first.setdefault(name, number) != number:
             raise ValueError(f"every {what} once, but #{first[name]} and #{number} have the same")

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from certbob.errors import UnfitName
 from certbob.identity import fit_email, fit_name
+from certbob.ports import Way
 from certbob.profiles import KeyType, Usage
 from certbob.secret import Secret
 from certbob.words import format_duration, parse_duration
@@ -307,6 +308,12 @@ def usage(text: str) -> Usage:
     if text not in list(Usage):
         raise ValueError(f"usages among {', '.join(Usage)}")
     return Usage(text)
+
+
+def way(text: str) -> Way:
+    if text not in list(Way):
+        raise ValueError(f"ways among {', '.join(Way)}")
+    return Way(text)
 
 
 def key_type(text: str) -> KeyType:

@@ -10,17 +10,22 @@ from certbob.services import Services
 log = logging.getLogger(__name__)
 
 PRUNE_SECONDS = 600
+REMINDER_SECONDS = 600
 REVOCATION_SECONDS = 20  # another process may have revoked something
 
 
 async def run(services: Services) -> None:
-    """Until cancelled: forget what has expired, revoke what was replaced, keep the list of both fresh."""
+    """Until cancelled: forget what has expired, remind people of what is about to, revoke what was replaced,
+    keep the list of revoked ones fresh.
+    """
     jobs = [
         _every(PRUNE_SECONDS, services.prune),
         _every(REVOCATION_SECONDS, services.revocation.revoke_replaced),
     ]
     if services.revocation_list is not None:
         jobs.append(_every(REVOCATION_SECONDS, services.revocation_list.refresh))
+    if services.reminders is not None:
+        jobs.append(_every(REMINDER_SECONDS, services.reminders.remind))
     await asyncio.gather(*jobs)
 
 

@@ -1,6 +1,6 @@
 """What the core needs from the outside world, on one page. Adapters implement these; tests may swap them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -216,6 +216,10 @@ class Letters(Protocol):
 
     def with_link(self, grant: Grant, link: str) -> EmailMessage: ...
 
+    def reminder(self, reminder: "Reminder") -> EmailMessage:
+        """With a Message-ID that the same reminder has always."""
+        ...
+
 
 class Envelope(Protocol):
     """A mail server that has accepted the one recipient and waits for the message."""
@@ -332,6 +336,103 @@ class Certificate:
             unit = _DAY if left >= _DAY else _HOUR
             return f"Expires in {duration(max(left // unit * unit, _HOUR))}"
         return "Active"
+
+
+class Way(StrEnum):
+    """How reminders get to people. CHAT: a direct message."""
+
+    MAIL = "mail"
+    CHAT = "chat"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Reminders `days` days before the end of a certificate, or later, but not `until` days before it."""
+
+    days: int
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reminder:
+    """To the person of a certificate that ends soon. `recipient`: an address, or the id of a chat account.
+
+    `door` and `account` are how that person comes in: on the web, or by the chat alone.
+    """
+
+    certificate: Certificate
+    step: Step
+    way: Way
+    recipient: str
+    door: Door
+    account: str
+
+
+class Result(StrEnum):
+    """What became of a reminder. AWAY: surely not sent, nor would another one be now."""
+
+    SENT = "sent"
+    AWAY = "away"
+    REFUSED = "refused"  # surely not sent
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`detail`: for the operator."""
+
+    result: Result
+    detail: str = ""
+
+
+class Messenger(Protocol):
+    """One way to people."""
+
+    way: Way
+
+    async def reaches(self, identity: Identity) -> bool:
+        """Whether this person can be written to. Raises StorageProblem."""
+        ...
+
+    async def send(self, reminder: Reminder, begin: Callable[[], Awaitable[None]]) -> Outcome:
+        """`begin` is awaited right before the first moment from which the reminder may arrive.
+
+        What it raises comes through, and then nothing is sent.
+        """
+        ...
+
+
+class ReminderStore(Protocol):
+    """Every method raises StorageProblem when the database cannot do it.
+
+    Whoever has claimed a reminder may send it. Right before it goes out that is written down, and from then
+    on it is over for a day, whatever becomes of it.
+    """
+
+    async def due_reminders(self, way: Way, step: Step, *, left: int, now: datetime) -> list[Reminder]:
+        """Of certificates that have `left` days left, the last of which has begun: not all at once."""
+        ...
+
+    async def claim_reminder(self, reminder: Reminder, *, now: datetime) -> bool:
+        """If it is still due. In one statement, so that over all processes exactly one caller gets True.
+
+        A claim that came to nothing within ten minutes (its process died) can be taken over.
+        """
+        ...
+
+    async def begin_reminder(self, reminder: Reminder, *, claimed_at: datetime, now: datetime) -> bool:
+        """False when somebody else has taken the claim over."""
+        ...
+
+    async def end_reminder(
+        self, reminder: Reminder, result: Result, *, claimed_at: datetime, now: datetime
+    ) -> None:
+        """`claimed_at`: when it was claimed, or begun."""
+        ...
+
+    async def wants_reminders(self, subject: str) -> bool: ...
+
+    async def set_wants_reminders(self, subject: str, wanted: bool) -> None: ...
 
 
 class LedgerStore(Protocol):

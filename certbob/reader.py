@@ -220,13 +220,13 @@ def _convert(hint: Any, given: _Given) -> object:
     """Raises ValueError with the words that complete "expected ..."."""
     many, grammar = get_origin(hint) is tuple, _grammar(hint)
     value = _text(given.value) if given.text else given.value
+    if many and given.text:
+        value = value.replace(",", " ").split()
     if grammar is None:
         try:
             return msgspec.convert(value, hint, strict=not given.text)
         except msgspec.ValidationError:  # its message may quote the value
             raise ValueError(_what(hint)) from None
-    if many and given.text:
-        value = value.replace(",", " ").split()
     if many and not isinstance(value, list):
         raise ValueError("a list of texts")
     texts = map(_text, value if many else [value])
@@ -252,7 +252,8 @@ def _what(hint: Any) -> str:
         return "true or false"
     if int in parts:
         [limits] = (part for part in parts if isinstance(part, Meta))
-        return f"a whole number from {limits.ge} to {limits.le}"
+        what = "a list of whole numbers" if get_origin(hint) is tuple else "a whole number"
+        return f"{what} from {limits.ge} to {limits.le}"
     *choices, last = (f'"{choice}"' for choice in (hint if isinstance(hint, EnumType) else parts))
     return f"{', '.join(choices)} or {last}"
 

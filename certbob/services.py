@@ -13,6 +13,7 @@ from certbob.issuance import Issuance
 from certbob.ledger import Ledger
 from certbob.ports import CertificateAuthority, Clock, People, SessionStore
 from certbob.profiles import Profiles
+from certbob.reminders import Reminders
 from certbob.revocation import Revocation
 from certbob.revocation_list import RevocationList
 
@@ -172,6 +173,7 @@ class Services:
     chat_links: ChatLinks
     ledger: Ledger
     revocation: Revocation
+    reminders: Reminders | None  # None: there are none
     revocation_list: RevocationList | None  # None: the authority makes its own
     still_knows: Callable[[Identity], bool]  # False once the account was taken away
     is_admin: Callable[[Identity], bool]

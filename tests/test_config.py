@@ -247,7 +247,7 @@ id = "wifi"
 
     @pytest.mark.parametrize(
         "key",
-        ["[database]", "[reminders]"],
+        ["[database]", "[reminder]"],
     )
     def test_sections_that_do_nothing_are_unknown(self, folder: Path, key: str) -> None:
         [problem] = problems(folder, f"{key}\n")

@@ -29,8 +29,9 @@ def link(text: str, url: str) -> Markdown:
 
 
 def code(text: str) -> Markdown:
-    """For what is to be copied; of `text` we know that it has no backticks."""
-    return Markdown(f"`{text}`")
+    """For what is to be copied. Nothing of ours has a backtick, which would end it."""
+    plain = words.visible(text).replace("`", "'")
+    return Markdown(f"`{plain}`")
 
 
 def escape(text: str) -> Markdown:

@@ -118,10 +118,18 @@ class ChatServer:
 
     async def send_direct(self, user_id: str, message: str) -> None:
         """A direct message of the bot; it is stored there for good. Raises ServerProblem."""
+        await self.post(await self.direct_channel(user_id), message)
+
+    async def direct_channel(self, user_id: str) -> str:
+        """The id of the one between somebody and the bot; nobody sees an empty one. Raises ServerProblem."""
         if self._bot_id is None:
             self._bot_id = (await self.me()).id
         channel = await self._object("POST", "channels/direct", self._bot_token, json=[self._bot_id, user_id])
-        post = {"channel_id": channel.get("id"), "message": message}
+        return _text(channel, "id")
+
+    async def post(self, channel_id: str, message: str) -> None:
+        """Raises ServerProblem; with a status below 500 nothing was posted."""
+        post = {"channel_id": channel_id, "message": message}
         await self._object("POST", "posts", self._bot_token, json=post)
 
     async def team_id(self, name: str, token: Secret) -> str:

@@ -31,7 +31,7 @@ from certbob.errors import (
 )
 from certbob.identity import Identity, fit_device_name, name_key
 from certbob.issuance import FileOptions
-from certbob.ports import Certificate, Delivery
+from certbob.ports import Certificate, Delivery, Way
 from certbob.profiles import Profile
 from certbob.services import Chat, SlashCommand
 from certbob.web.context import reference, services, settings
@@ -187,6 +187,20 @@ async def _revoke(command: SlashCommand) -> Message:
     return _message("revoke", command, links=links, asked=bool(wanted), more=len(found) > len(links))
 
 
+async def _reminders(command: SlashCommand) -> Message:
+    """Whether there are; changes it when the person says so."""
+    identity = await _chat().identity(command)
+    reminders = services().reminders
+    wanted = None if reminders is None else await reminders.wanted_by(identity)
+    if reminders is None or wanted is None:
+        return _message("reminders", command, days=None, wanted=False)
+    said = command.words[1].lower() if len(command.words) > 1 else ""
+    if said in ("on", "off"):
+        wanted = said == "on"
+        await reminders.set_wanted(identity, wanted)
+    return _message("reminders", command, days=reminders.days_in_words, wanted=wanted)
+
+
 async def _link(command: SlashCommand) -> Message:
     """Also for somebody who is linked: the account may be another one's."""
     if not _chat().links_accounts:
@@ -208,8 +222,15 @@ async def _help(command: SlashCommand) -> Message:
         command,
         known=word == "help",
         mail=services().mail is not None and _chat().has_addresses,
+        reminders=_reminds(),
         links=_chat().links_accounts,
     )
+
+
+def _reminds() -> bool:
+    """Whether people of the chat can be reminded at all."""
+    found = services().reminders
+    return found is not None and (Way.CHAT in found.ways or _chat().has_addresses)
 
 
 COMMANDS: dict[str, Callable[[SlashCommand], Awaitable[Message]]] = {
@@ -219,6 +240,7 @@ COMMANDS: dict[str, Callable[[SlashCommand], Awaitable[Message]]] = {
     "list": _list,
     "status": _list,
     "revoke": _revoke,
+    "reminders": _reminders,
     "link": _link,
     "help": _help,
 }

@@ -35,7 +35,8 @@ PASSPHRASE = "aaaa-bbbb-cccc-dddd-eeee"
 GRANT = f"{SITE}/issue?token=e30.e30.AAAA_-"
 REVOKE = f"{SITE}/certificates/ff/revoke?token=e30.e30.AAAA_-"
 LINK = f"{SITE}/link?token=AAAA_-"
-OURS = {GRANT, REVOKE, LINK, f"{SITE}/certificates", "mailto:help@example.org"}
+REPLACE = f"{SITE}/certificates/ff/replace"
+OURS = {GRANT, REVOKE, REPLACE, LINK, f"{SITE}/certificates", "mailto:help@example.org"}
 
 HOSTILE = (
     "https://evil.example/",
@@ -235,7 +236,7 @@ def samples(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
         )
     for known in (True, False):
         for flag in (True, False):
-            yield "help", {**command, "known": known, "mail": flag, "links": flag}
+            yield "help", {**command, "known": known, "mail": flag, "reminders": flag, "links": flag}
     yield "link", {**command, "name": text, "url": LINK}
     ended = [
         certificate(text),
@@ -252,6 +253,10 @@ def samples(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "mail-failed", {**command, "title": text, "words": text}
     for reference in ("8F3A-22", None):
         yield "problem", {**command, "problem": problem(text), "reference": reference}
+    for url in (REPLACE, None):
+        yield "reminder", {"device": text, "end": NOW, "url": url}
+    for days, wanted in ((None, False), ("30, 14 and 3 days", False), ("30, 14 and 3 days", True)):
+        yield "reminders", {**command, "days": days, "wanted": wanted}
     for plain in ("mail-needs-sign-in", "no-links", "no-mail"):
         yield plain, command
 
@@ -262,9 +267,16 @@ CODE = {
     "/cert revoke [device]",
     "/cert download [device]",
     "/cert email [device]",
+    "/cert reminders off",
+    "/cert reminders on",
+    "on",
     PASSPHRASE,
     "8F3A-22",
 }
+
+
+def code_with(device: str) -> set[str]:
+    return CODE | {f"/cert download {words.visible(device)}".replace("`", "'").rstrip()}
 
 
 class TestTemplates:
@@ -277,12 +289,12 @@ class TestTemplates:
             message = messages.write(name, **facts)
 
             assert message, name
-            assert_harmless(message, code=CODE)
+            assert_harmless(message, code=code_with(text))
 
     @given(hostile)
     def test_nor_by_anything_else(self, text: str) -> None:
         for name, facts in samples(text):
-            assert_harmless(writer().write(name, **facts), code=CODE)
+            assert_harmless(writer().write(name, **facts), code=code_with(text))
 
     @pytest.mark.parametrize("text", HOSTILE)
     def test_what_others_say_adds_no_line(self, messages: Messages, text: str) -> None:
@@ -317,7 +329,9 @@ class TestTemplates:
         facts = {"command": "/cert", "problem": problem("x"), "reference": None}
 
         assert "Help" not in writer(contact=None).write("problem", **facts)
-        assert "Questions" not in writer(contact=None).write("help", known=True, mail=1, links=1, **facts)
+        assert "Questions" not in writer(contact=None).write(
+            "help", known=True, mail=1, reminders=1, links=1, **facts
+        )
 
     @pytest.mark.parametrize(
         ("contact", "url"),

@@ -25,7 +25,7 @@ from certbob.devices import Device, Platform
 from certbob.errors import CAUncertain
 from certbob.identity import Door, Identity
 from certbob.issuance import FileOptions
-from certbob.ports import Chain, Delivery, Issued, LeafRules, Signers, SigningRequest, Trust
+from certbob.ports import Chain, Delivery, Issued, LeafRules, Mailer, Signers, SigningRequest, Trust
 from certbob.secret import Secret
 from certbob.services import Services
 from tests.support import pki
@@ -193,13 +193,16 @@ async def open_core(
     ca: FakeCA | None = None,
     clock: FakeClock | None = None,
     signers: Signers | None = None,
+    mailer: Mailer | None = None,
     **sections: Any,
 ) -> AsyncIterator[Core]:
     """A process of CertBob without its web; several may share a data folder. `sections`: `settings_for`."""
     clock = clock or FakeClock(pki.NOW)
     ca = ca or FakeCA(clock)
     settings = settings_for(data_dir, **sections)
-    services = await build_services(settings, clock=clock, ca=ca, signers=signers or InlineSigners())
+    services = await build_services(
+        settings, clock=clock, ca=ca, signers=signers or InlineSigners(), mailer=mailer
+    )
     try:
         yield Core(services, ca, clock, data_dir)
     finally:

@@ -162,7 +162,26 @@ CREATE TABLE certificates (
 CREATE INDEX certificates_taken_back ON certificates (id)
     WHERE revoked_at IS NOT NULL OR state = 'rejected';
 CREATE INDEX certificates_by_subject ON certificates (subject, created_at);
+CREATE INDEX certificates_ending ON certificates (not_after)
+    WHERE state = 'issued' AND revoked_at IS NULL AND replaced_by IS NULL AND revoke_at IS NULL;
 CREATE INDEX certificates_replaced ON certificates (revoke_at)
     WHERE revoke_at IS NOT NULL AND revoked_at IS NULL;
 -- One grant, one certificate: whatever the program does, the database refuses a second one.
 CREATE UNIQUE INDEX certificates_by_grant ON certificates (grant_hash) WHERE state <> 'failed';
+
+-- What was said about the end of a certificate: "claimed", "sending", "sent" or "refused"; `step` days before it.
+CREATE TABLE reminders (
+    entry bigint NOT NULL,
+    step bigint NOT NULL,
+    way text NOT NULL,
+    state text NOT NULL,
+    at bigint NOT NULL,
+    until bigint NOT NULL,
+    PRIMARY KEY (entry, step, way)
+);
+CREATE INDEX reminders_by_end ON reminders (until);
+
+-- Who wants none.
+CREATE TABLE reminders_off (
+    subject text PRIMARY KEY
+);
