@@ -193,7 +193,7 @@ def test_what_htmx_sends_works_without_it(sample: Sample) -> None:
 def test_links_lead_to_pages_that_exist(sample: Sample) -> None:
     ours = {"/", "/new", "/login/oidc", "/login/oidc/logout", "/ca", "/ca/root.pem", "/ca/root.crt"}
     one = f"/certificates/{CERTIFICATE.serial:x}"
-    mine = {"/certificates", "/link", f"{one}/revoke", f"{one}/replace"}
+    mine = {"/certificates", "/link", f"{one}/revoke", f"{one}/replace", f"{one}/calendar.ics"}
     lists = {"/ca/crls.pem", "/ca/crl", "/ca/root-crl"}
     others = {"/admin", f"/admin/people/{ADA.subject}"}
     known = ours | mine | others | lists | {"/ca/chain.pem", "mailto:help@example.org"}

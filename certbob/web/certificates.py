@@ -5,11 +5,12 @@ from urllib.parse import urlencode
 
 from quart import Blueprint, Response, request
 
-from certbob.errors import NoSuchPage
+from certbob.calendar_entry import FILE_NAME, calendar_entry
+from certbob.errors import BadRequest, NoSuchPage
 from certbob.ports import Certificate
 from certbob.revocation import Reason
 from certbob.web.chat_links import links_accounts
-from certbob.web.context import identity, is_admin, page_number, services
+from certbob.web.context import identity, is_admin, page_number, services, settings
 from certbob.web.forms import read_form
 from certbob.web.pages import page
 from certbob.web.security import owner, signed_in
@@ -24,6 +25,7 @@ _SERIAL = re.compile(r"[0-9a-f]{1,40}", re.ASCII)  # 20 octets at most, RFC 5280
 @signed_in
 async def show_certificates() -> Response:
     number = page_number(MAX_PAGE)
+    reminders = services().reminders
     found = await services().ledger.certificates_of(
         identity().subject, limit=ON_A_PAGE + 1, offset=(number - 1) * ON_A_PAGE
     )
@@ -35,7 +37,35 @@ async def show_certificates() -> Response:
         number=number,
         has_more=len(found) > ON_A_PAGE,
         links_accounts=links_accounts(),
+        reminded=None if reminders is None else await reminders.wanted_by(identity()),
+        reminder_days=None if reminders is None else reminders.days_in_words,
     )
+
+
+@blueprint.post("/certificates/reminders")
+@signed_in
+async def set_reminders() -> Response:
+    reminders = services().reminders
+    if reminders is None:
+        raise NoSuchPage
+    remind = (await read_form()).get("remind")
+    if remind not in ("yes", "no"):
+        raise BadRequest("remind is neither yes nor no")
+    await reminders.set_wanted(identity(), remind == "yes")
+    return Response(status=303, headers={"Location": "/certificates#reminders"})
+
+
+@blueprint.get("/certificates/<serial>/calendar.ics")
+@signed_in
+async def calendar(serial: str) -> Response:
+    """The day on which it ends, for people's calendars."""
+    found = await services().ledger.find(_number(serial), identity().subject)
+    if found is None:
+        raise NoSuchPage
+    entry = calendar_entry(found, now=services().clock.now(), site=settings().public_url)
+    response = Response(entry, content_type="text/calendar; charset=utf-8")
+    response.headers["Content-Disposition"] = f'attachment; filename="{FILE_NAME}"'
+    return response
 
 
 @blueprint.get("/certificates/<serial>/replace")

@@ -207,6 +207,8 @@ CERTIFICATES = Sample(
         "number": 1,
         "has_more": False,
         "links_accounts": False,
+        "reminded": None,
+        "reminder_days": None,
     },
 )
 REVOKE = Sample(
@@ -342,6 +344,8 @@ SAMPLES: dict[str, Sample] = {
     "alert": Sample("_alert.html", ERROR.facts),
     "error-text": Sample("error.txt", ERROR.facts),
     "certificates": CERTIFICATES,
+    "certificates-reminders": CERTIFICATES.changed(reminded=True, reminder_days="30, 14 and 3 days"),
+    "certificates-no-reminders": CERTIFICATES.changed(reminded=False, reminder_days="1 day"),
     "certificates-none": CERTIFICATES.changed(certificates=[]),
     "certificates-more": CERTIFICATES.changed(number=2, has_more=True, links_accounts=True),
     "revoke": REVOKE,
