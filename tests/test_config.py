@@ -25,6 +25,7 @@ from certbob.config import (
     Local,
     LocalUser,
     Log,
+    Reminders,
     Server,
     Settings,
     StepCA,
@@ -33,6 +34,7 @@ from certbob.config import (
     redacted,
 )
 from certbob.devices import EncodingPolicy
+from certbob.ports import Way
 from certbob.profiles import KeyType, Profile, Usage
 from certbob.secret import Secret
 
@@ -107,6 +109,12 @@ class TestValues:
         server = read(folder, '[server]\ntrusted_proxies = ["10.0.0.0/8", "::1"]').server
 
         assert server.trusted_proxies == ("10.0.0.0/8", "::1/128")
+
+    def test_reminders_can_be_turned_off_and_set_by_the_environment(self, folder: Path) -> None:
+        assert read(folder, "[reminders]\ndays = []\nby = []").reminders == Reminders(days=(), by=())
+
+        found = load(None, {"REMINDERS_DAYS": "60, 7 1", "REMINDERS_BY": "chat"}).reminders
+        assert found == Reminders(days=(60, 7, 1), by=(Way.CHAT,))
 
     def test_paths_begin_in_the_folder_of_the_file(self, folder: Path) -> None:
         text = '[server]\ndata_dir = "var"\ntls_certificate = "/tls/cert.pem"\ntls_key = "key.pem"'
@@ -232,6 +240,29 @@ id = "wifi"
         [problem] = problems(folder, f"[limits]\ncertificates_per_hour = {bad}")
 
         assert problem.endswith("expected a whole number from 1 to 1000")
+
+    @pytest.mark.parametrize("bad", ["30", '["30"]', "[0]", "[366]", "[2.5]", "[true]", "[[3]]"])
+    def test_days_of_reminders_are_a_list_of_whole_numbers(self, folder: Path, bad: str) -> None:
+        [problem] = problems(folder, f"[reminders]\ndays = {bad}")
+
+        assert problem == ("config.toml:2: [reminders] days: expected a list of whole numbers from 1 to 365")
+
+    @pytest.mark.parametrize(
+        ("line", "expected"),
+        [
+            ("days = [3, 14, 3]", "every day once, but #1 and #3 have the same"),
+            ('by = ["mail", "mail"]', "every way once, but #1 and #2 have the same"),
+        ],
+    )
+    def test_nobody_is_reminded_twice_of_the_same(self, folder: Path, line: str, expected: str) -> None:
+        assert problems(folder, f"[reminders]\n{line}") == [
+            f"config.toml:1: [reminders]: expected {expected}"
+        ]
+
+    def test_other_ways_of_reminding_do_not_exist(self, folder: Path) -> None:
+        [problem] = problems(folder, '[reminders]\nby = ["pigeon"]')
+
+        assert problem == "config.toml:2: [reminders] by: expected ways among mail, chat"
 
     @pytest.mark.parametrize("bad", ['"10.0.0.0/8"', "[8]", '["10.0.0.1/8"]', '["proxy.example.org"]'])
     def test_proxies_that_are_no_networks_are_refused(self, folder: Path, bad: str) -> None:

@@ -5,12 +5,13 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from email.message import EmailMessage
 from email.policy import SMTP as WIRE
 from pathlib import Path
 from typing import Any
 
+import icalendar
 import pytest
 from cryptography.hazmat.primitives.serialization import pkcs12
 from hypothesis import example, given, settings
@@ -23,7 +24,7 @@ from certbob.errors import UnfitName
 from certbob.identity import Door, Identity, fit_device_name, fit_email, fit_name
 from certbob.mail.letters import Letters
 from certbob.paths import resource_root
-from certbob.ports import Delivery, Grant, Issued
+from certbob.ports import Delivery, Grant, Issued, Reminder, Step, Way
 from certbob.secret import Secret
 from tests.support import bundle, pki
 from tests.support.clock import FakeClock
@@ -31,6 +32,7 @@ from tests.support.core import SECRET, person
 from tests.support.html import Page
 from tests.support.mail_server import SENDER, Letter, mail_server
 from tests.support.post import ADA, HOLDER, open_post
+from tests.support.preview import CERTIFICATE as SAMPLE
 
 NOW = datetime(2026, 11, 24, 14, 12, tzinfo=UTC)
 SITE = "https://cert.example.org"
@@ -67,8 +69,11 @@ Write = Callable[[Letters, Grant], EmailMessage]
 KINDS: dict[str, Write] = {
     "file": lambda letters, grant: letters.with_file(grant, ISSUED),
     "link": lambda letters, grant: letters.with_link(grant, LINK),
+    "reminder": lambda letters, grant: letters.reminder(reminder(grant)),
 }
-both = pytest.mark.parametrize("write", KINDS.values(), ids=KINDS)
+CERTIFICATE = replace(SAMPLE, serial=0xF00D, not_after=datetime(2026, 12, 7, 9, 30, tzinfo=UTC))
+REPLACE = f"{SITE}/certificates/{CERTIFICATE.serial:x}/replace"
+each = pytest.mark.parametrize("write", KINDS.values(), ids=KINDS)
 
 
 def letters(**changes: Any) -> Letters:
@@ -79,6 +84,14 @@ def letters(**changes: Any) -> Letters:
 def grant(name: str = "Ada Lovelace", email: str = ADA, device: str = "Work laptop", **changes: Any) -> Grant:
     identity = replace(GRANT.identity, name=name, email=email)
     return replace(GRANT, identity=identity, device=replace(GRANT.device, name=device), **changes)
+
+
+def reminder(grant: Grant = GRANT, *, days: int = 14, **changes: Any) -> Reminder:
+    """To the person of a grant, and of its device."""
+    facts = {"name": grant.identity.name, "device": grant.device.name, **changes}
+    recipient = grant.identity.email or ""
+    certificate, step = replace(CERTIFICATE, **facts), Step(days, 0)
+    return Reminder(certificate, step, Way.MAIL, recipient, grant.identity.door, grant.identity.account)
 
 
 def arrived(message: EmailMessage) -> Letter:
@@ -110,7 +123,7 @@ def assert_one_recipient(message: EmailMessage, address: str) -> None:
         assert part is message or set(part.keys()) <= PARTS
 
 
-@both
+@each
 def test_a_letter_has_the_headers_of_an_automatic_one(write: Write) -> None:
     message = arrived(write(letters(), GRANT)).message
 
@@ -124,7 +137,7 @@ def test_a_letter_has_the_headers_of_an_automatic_one(write: Write) -> None:
     assert_one_recipient(message, ADA)
 
 
-@both
+@pytest.mark.parametrize("write", [KINDS["file"], KINDS["link"]])
 def test_each_letter_has_an_id_in_the_senders_domain(write: Write) -> None:
     found = {str(write(letters(), GRANT)["Message-ID"]) for _ in range(20)}
 
@@ -132,7 +145,7 @@ def test_each_letter_has_an_id_in_the_senders_domain(write: Write) -> None:
     assert all(re.fullmatch(r"<[^@<> ]+@example\.org>", identifier) for identifier in found)
 
 
-@both
+@each
 @pytest.mark.parametrize("contact", [None, "https://help.example.org/mail"])
 def test_without_an_address_to_answer_to_there_is_no_reply_to(write: Write, contact: str | None) -> None:
     message = write(letters(contact=contact), GRANT)
@@ -142,21 +155,22 @@ def test_without_an_address_to_answer_to_there_is_no_reply_to(write: Write, cont
         assert (contact or "the people who run this service") in body(message, kind)
 
 
-@both
+@each
 def test_a_help_page_may_have_an_at_in_its_address(write: Write) -> None:
     contact = grammars.contact("https://social.example.org/@help")
 
     assert "Reply-To" not in write(letters(contact=contact), GRANT)
 
 
-@both
+@each
 @pytest.mark.parametrize("device", ["Work laptop", "x" * 40, "ноутбук" * 5, "さくらのパソコン" * 5])
 def test_a_subject_is_short_and_names_the_device(write: Write, device: str) -> None:
     message = arrived(write(letters(), grant(device=device))).message
 
     subject = str(message["Subject"])
     assert len(subject) <= 60
-    assert device[:30] in subject
+    assert device[:14] in subject
+    assert device[:30] in subject or subject.endswith(" expires on 7 December")
 
 
 def test_a_file_comes_with_text_and_html() -> None:
@@ -201,6 +215,84 @@ def test_both_forms_of_a_letter_say_the_same() -> None:
         assert f"valid until {bundle.leaf().not_valid_after_utc:%-d %B %Y}" in text
 
 
+IN_CHAT = replace(GRANT, identity=replace(GRANT.identity, door=Door.MATTERMOST))
+
+
+def said(message: EmailMessage) -> list[str]:
+    """Both forms of it, in one line each."""
+    markup = Page(body(message, "html")).text("body")
+    return [" ".join(body(message, "plain").split()), re.sub(" (?=[.,:])", "", markup)]
+
+
+def test_whoever_lost_the_passphrase_or_did_not_ask_is_told_where_to_go() -> None:
+    page = f"{SITE}/certificates"
+
+    text, markup = said(arrived(letters().with_file(GRANT, ISSUED)).message)
+    assert f"Lost it? Replace the certificate here: {page}" in text
+    assert f"Was this not you? Revoke it at the address above, or tell {CONTACT}." in text
+    assert "Lost it? Replace the certificate." in markup
+    assert f"Was this not you? Revoke it, or tell {CONTACT}." in markup
+
+    for words in said(arrived(letters().with_file(IN_CHAT, ISSUED)).message):
+        assert "Lost it? Run /cert in the chat again." in words
+        assert f"Was this not you? Run /cert revoke in the chat, or tell {CONTACT}." in words
+        assert page not in words
+
+
+def test_a_reminder_says_what_ends_when_and_what_to_do() -> None:
+    message = arrived(letters().reminder(reminder())).message
+
+    assert message["Subject"] == "Your certificate for Work laptop expires on 7 December"
+    for words in said(message):
+        assert words.startswith("Hello Ada Lovelace,")
+        assert re.search('certificate for "?Work laptop"? expires on 7 December 2026', words)
+        assert "You will be asked to sign in" in words
+        assert "Then there is nothing to do." in words
+        assert f"Questions? Ask {CONTACT}." in words
+        assert "No more reminders? Turn them off" in words
+    assert body(message, "plain").splitlines().count(REPLACE) == 1
+    assert f"Turn them off at {SITE}/certificates\n" in body(message, "plain")
+    page = Page(body(message, "html"))
+    assert [link.get("href") for link in page.all("a[@class='button']")] == [REPLACE]
+
+
+def test_who_has_a_chat_alone_is_sent_to_no_page() -> None:
+    message = arrived(letters().reminder(reminder(IN_CHAT))).message
+
+    for words in said(message):
+        assert "To get a new one, run this in the chat" in words
+        assert "/cert download Work laptop" in words
+        assert "Run /cert reminders off in the chat." in words
+        assert "/certificates" not in words
+    [entry] = message.iter_attachments()
+    assert "/certificates" not in entry.get_content()
+
+
+def test_a_reminder_brings_the_day_for_the_calendar() -> None:
+    message = arrived(letters().reminder(reminder())).message
+
+    assert message.get_content_type() == "multipart/mixed"
+    _, part = message.iter_parts()
+    assert (part.get_content_type(), part.get_filename()) == ("text/calendar", "certificate.ics")
+    assert part.get_content_charset() == "utf-8"
+    content = part.get_payload(decode=True)
+    assert isinstance(content, bytes)
+    [event] = icalendar.Calendar.from_ical(content).events
+    assert event.start == date(2026, 12, 7)
+    assert event["SUMMARY"] == "Certificate for Work laptop expires"
+    assert event["URL"] == REPLACE
+
+
+def test_the_same_reminder_always_has_the_same_id_and_no_other_one() -> None:
+    reminders = [reminder(days=14), reminder(days=3), reminder(serial=7)]
+
+    first, again = ([str(letters().reminder(one)["Message-ID"]) for one in reminders] for _ in range(2))
+
+    assert first == again
+    assert len(set(first)) == 3
+    assert all(re.fullmatch(r"<[a-z0-9.]+@example\.org>", identifier) for identifier in first)
+
+
 @pytest.mark.parametrize("platform", Platform)
 def test_the_steps_of_the_device_are_in_both_forms(platform: Platform) -> None:
     device = Device(platform, "Some device", older=False)
@@ -216,7 +308,7 @@ def test_the_steps_of_the_device_are_in_both_forms(platform: Platform) -> None:
     assert ["".join(item.itertext()) for item in page.all("ol/li")] == steps
 
 
-@both
+@each
 def test_html_is_small_and_fetches_nothing(write: Write) -> None:
     longest = grant(name="W" * 64, email="a" * 64 + "@" + "b" * 60 + ".example.org", device="W" * 40)
     message = arrived(write(letters(organization="Ö" * 64), longest)).message
@@ -226,21 +318,27 @@ def test_html_is_small_and_fetches_nothing(write: Write) -> None:
     page = Page(text)
     assert page.one("html").get("lang") == "en"
     assert page.one("meta[@name='color-scheme']").get("content") == "light dark"
-    assert page.title.startswith(str(message["Subject"]).rstrip("…"))
+    assert page.title.startswith(str(message["Subject"]).partition("…")[0])
     for element in page.root.iter():
         assert element.tag not in ("img", "script", "link", "iframe", "object", "video", "form", "base")
         assert not {"src", "srcset", "background", "style", "data"} & element.attrib.keys()
         assert not [name for name in element.attrib if name.startswith("on")]
         if "href" in element.attrib:
             assert element.tag == "a"
-            assert element.attrib["href"] in (SITE, f"{SITE}/new", LINK, f"mailto:{CONTACT}")
+            assert element.attrib["href"] in (
+                SITE,
+                f"{SITE}/certificates",
+                LINK,
+                REPLACE,
+                f"mailto:{CONTACT}",
+            )
     assert not re.search(r"url\(|@import|@font-face", text)
 
 
 NAMES = ("Zoë Müller", "Иван Петров", "山田さくら", "김철수", "Νίκος", "e\u0301" * 20, "ö" * 32)
 
 
-@both
+@each
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_all_the_world_arrive_over_seven_bits(write: Write, name: str) -> None:
     letter = arrived(write(letters(organization="Örg"), grant(name=fit_name(name), device=name[:20])))
@@ -254,7 +352,7 @@ def test_names_of_all_the_world_arrive_over_seven_bits(write: Write, name: str) 
     assert f"Hello {fit_name(name)}," in body(letter.message, "html")
 
 
-@both
+@each
 def test_no_field_is_a_template(write: Write) -> None:
     """Nor markup. The doors refuse all but the organization; the letters do not rely on it."""
     canary = "{{7*7}}{% raw %}${7*7}<b>&amp;"
