@@ -22,7 +22,7 @@ from tests.e2e.test_secrets import Hunted
 from tests.e2e.test_walk import Visit
 from tests.support.nginx import nginx
 from tests.support.peers import path_of
-from tests.support.postfix import PASSWORD, SENDER, Postfix, running_postfix
+from tests.support.postfix import MAILBOX, PASSWORD, SENDER, Postfix, running_postfix
 
 pytestmark = pytest.mark.needs("chromium", "curl", "nginx", "openssl", "postfix", "saslpasswd2")
 
@@ -46,10 +46,10 @@ def postfix() -> Iterator[Postfix]:
 
 @contextmanager
 def installation(base: Path, postfix: Postfix, **changes: Any) -> Iterator[Running]:
-    """CertBob as people run it; `changes` to its section about the mail server."""
+    """CertBob as people run it, at first or again; `changes` to its section about the mail server."""
     home, tmp = base / "home", base / "tmp"
     for folder in (home, tmp):
-        folder.mkdir(mode=0o700)
+        folder.mkdir(mode=0o700, exist_ok=True)
     file = home / "config.toml"
     file.touch(mode=0o600)
     entries = postfix.settings(**changes)
@@ -282,6 +282,52 @@ def test_a_wrong_mail_password_is_told_and_the_file_can_be_downloaded(
     hunted = Hunted()
     hunted.add("the mail password", wrong, PASSWORD)
     assert hunted.found_in(told + postfix.log().encode()) == set()
+
+
+def test_a_reminder_leads_over_the_sign_in_to_a_new_certificate(
+    chromium: Browser, postfix: Postfix, tmp_path: Path
+) -> None:
+    context = chromium.new_context(accept_downloads=True)
+    with installation(tmp_path, postfix) as certbob:
+        walk = Walk(context, certbob)
+        walk.sign_in()
+        with walk.page.expect_download():
+            walk.page.get_by_label("Name of this device").fill("Work laptop")
+            walk.create("Create certificate")
+    with closing(sqlite3.connect(certbob.folder / "data/certbob.sqlite3")) as database, database:
+        age = 86400 * 80  # of 90 days
+        database.execute(
+            f"UPDATE certificates SET not_before = not_before - {age}, not_after = not_after - {age}"
+        )
+
+    with installation(tmp_path, postfix) as certbob:
+        mail = postfix.take_mail()
+        (link,) = re.findall(rf"^{certbob.url}/certificates/\S+$", body(mail), re.MULTILINE)
+        fresh = chromium.new_context(accept_downloads=True)
+        walk = Walk(fresh, certbob)
+        walk.page.goto(link)
+        walk.fill_sign_in()
+        expect(walk.page.get_by_label("Name of this device")).to_have_value("Work laptop")
+        with walk.page.expect_download() as started:
+            walk.press("Create certificate")
+        walk.assert_opens(started.value)
+
+        walk.page.goto(f"{certbob.url}/certificates")
+        walk.press("Turn reminders off")
+        walk.expect_text("Reminders are off")
+        with walk.page.expect_download() as calendar:
+            walk.page.get_by_role("link", name="Add to calendar").first.click()
+        assert calendar.value.suggested_filename == "certificate.ics"
+        assert walk.complaints == []
+        log = certbob.log.read_text()
+    assert re.fullmatch(r"Your certificate for Work laptop expires on \d+ [A-Z][a-z]+", str(mail["Subject"]))
+    (entry,) = mail.iter_attachments()
+    assert (entry.get_content_type(), entry.get_filename()) == ("text/calendar", "certificate.ics")
+    assert link in entry.get_content().replace("\r\n ", "").replace("\n ", "")
+    assert "reminder of 1, 14 days, by mail: sent" in log
+    assert MAILBOX not in log
+    for each in (context, fresh):
+        each.close()
 
 
 def test_neither_passphrase_nor_link_leave_a_trace_on_the_way(
