@@ -28,6 +28,8 @@ from certbob.words import series
 
 log = logging.getLogger(__name__)
 
+MAX_TROUBLES = 3  # with the server, at one turn; not one, because it may be a single recipient's
+
 
 class _TakenOver(Exception):
     """Another process took this one for dead."""
@@ -82,7 +84,7 @@ class Reminders:
         await self._tasks.drain(seconds)
 
     async def _remind_by(self, messenger: Messenger) -> None:
-        now = self._clock.now()
+        now, troubles = self._clock.now(), 0
         for step in self._steps:
             for left in range(step.until + 1, step.days + 1):
                 for reminder in await self._store.due_reminders(messenger.way, step, left=left, now=now):
@@ -90,7 +92,8 @@ class Reminders:
                         continue
                     # A task of its own: one that is cut off on its way would come twice.
                     result = await asyncio.shield(self._tasks.start(self._send(messenger, reminder)))
-                    if result in (Result.AWAY, Result.UNKNOWN):
+                    troubles += result in (Result.AWAY, Result.UNKNOWN)
+                    if troubles == MAX_TROUBLES:
                         return  # the others wait for the next time
 
     async def _send(self, messenger: Messenger, reminder: Reminder) -> Result | None:

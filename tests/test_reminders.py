@@ -36,6 +36,7 @@ GONE = holder("gone", email="gone@example.org")
 PASSWORD = Secret(hash_password("a password of the tests"))
 LOCAL = Local(users=tuple(LocalUser(username=name, password_hash=PASSWORD) for name in ("ada", "bert")))
 SMTP_SETTINGS = SMTP(host="mail.example.org", sender=SENDER)
+BAD = "bad@example.org"
 DAY, TURN = timedelta(days=1), timedelta(minutes=10)
 START = pki.NOW
 
@@ -338,10 +339,10 @@ def refused() -> MailProblem:
     return MailRefused("550 5.1.1 <ADA@example.org>: User unknown", "It says: no.")
 
 
-async def test_a_server_that_is_away_is_asked_once_and_again_at_the_next_turn(
+async def test_a_server_that_is_away_is_soon_left_alone_and_asked_again_at_the_next_turn(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for number in range(3):
+    for number in range(9):
         world.add(f"Device {number}")
     asked = 0
 
@@ -353,13 +354,33 @@ async def test_a_server_that_is_away_is_asked_once_and_again_at_the_next_turn(
     world.mailer.refusal = away
 
     assert await world.remind_at(left=30) == []
-    assert asked == 1
+    assert asked == 3
     assert world.states() == []
     assert "30 days, by mail: away: mail.example.org:25: it does not answer in time" in caplog.text
     world.mailer.refusal = None
     world.clock.advance(TURN)
-    assert len(await world.remind()) == 3
+    assert len(await world.remind()) == 9
     assert await world.remind() == []
+
+
+class BreakingMailer(FakeMailer):
+    """Breaks off at one recipient."""
+
+    @asynccontextmanager
+    async def envelope(self, recipient: str) -> AsyncIterator[FakeEnvelope]:
+        if recipient == BAD:
+            raise MailUnavailable("421 Service not available")
+        async with super().envelope(recipient) as opened:
+            yield opened
+
+
+async def test_one_recipient_with_whom_the_server_breaks_off_stops_no_other(data_dir: Path) -> None:
+    async with open_world(data_dir, mailer=BreakingMailer()) as world:
+        world.add("Bad", days=89.9, email=BAD)
+        world.add("Good")
+
+        assert await world.remind_at(left=30) == ["Good"]
+        assert world.states() == [(2, 30, "sent")]
 
 
 @pytest.mark.parametrize("at_the_end", [True, False])

@@ -37,7 +37,7 @@ class Fault(str):
 
 SENT, REFUSED, AWAY = Fault("sent"), Fault("refused"), Fault("away")
 UNKNOWN, KILLED_BEFORE, KILLED_AFTER = Fault("unknown"), Fault("killed before"), Fault("killed after")
-ENDS_THE_RUN = {AWAY, UNKNOWN, KILLED_BEFORE, KILLED_AFTER}
+KILLED = {KILLED_BEFORE, KILLED_AFTER}
 RESULTS = {SENT: Result.SENT, REFUSED: Result.REFUSED, AWAY: Result.AWAY, UNKNOWN: Result.UNKNOWN}
 
 
@@ -114,7 +114,7 @@ class Model:
 
     def remind(self, faults: list[Fault]) -> list[tuple[int, int]]:
         """What may go to somebody now."""
-        went = []
+        went, troubles = [], 0
         for one in sorted(self.held, key=lambda each: each.end):
             step = self.step(one)
             if step is None or self.is_silent(one) or self.rests(one, step):
@@ -126,7 +126,8 @@ class Model:
                 one.tried[step] = fault, self.now
             if fault in (SENT, UNKNOWN, KILLED_AFTER):
                 went.append((one.entry, step))
-            if fault in ENDS_THE_RUN:
+            troubles += fault in (AWAY, UNKNOWN)
+            if fault in KILLED or troubles == 3:
                 break
         return went
 
