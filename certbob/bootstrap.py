@@ -34,9 +34,20 @@ from certbob.keys import derive_key
 from certbob.ledger import HOUR, Ledger
 from certbob.mail.letters import Letters
 from certbob.mail.smtp import SMTPMailer, tls_context
+from certbob.metrics import Metrics
 from certbob.names import Names
 from certbob.paths import resource_root
-from certbob.ports import CertificateAuthority, ChatStore, Clock, CrlSigner, Mailer, People, Signers, TryStore
+from certbob.ports import (
+    CertificateAuthority,
+    ChatStore,
+    Clock,
+    CrlSigner,
+    CrlSource,
+    Mailer,
+    People,
+    Signers,
+    TryStore,
+)
 from certbob.private_files import require_private, write_private
 from certbob.profiles import KeyType, Profiles
 from certbob.revocation import Revocation
@@ -46,6 +57,7 @@ from certbob.signers import SignerPool
 from certbob.store.queries import SqlChats, SqlGrants, SqlLedger, SqlPeople, SqlSessions, SqlSignIns, SqlTries
 from certbob.store.sqlite import Database
 from certbob.tokens import Tokens
+from certbob.watch import PublishedList, Watch
 
 ADMIN = "admin"
 DRAIN_SECONDS = 20
@@ -260,6 +272,9 @@ async def _build(
         chat_links=ChatLinks(chats, clock=clock),
         ledger=ledger,
         revocation_list=revocation_list,
+        published_list=PublishedList(ca, clock=clock) if isinstance(ca, CrlSource) else None,
+        watch=Watch(ca, storage_health),
+        metrics=Metrics(),
         revocation=revocation,
         still_knows=still_knows,
         is_admin=is_admin,

@@ -272,9 +272,11 @@ def _read_secret(what: str, *, again: str | bool = False) -> str:
 def doctor(load_settings: LoadSettings, as_json: bool) -> None:
     """Look at everything that CertBob depends on; exit status 1 if something is wrong."""
 
+    settings = load_settings()
+
     async def work(services: Services) -> list[Finding]:
         found = []
-        async for finding in examine(services):
+        async for finding in examine(services, settings):
             found.append(finding)
             if not as_json:
                 click.echo(f"{finding.verdict:8} {finding.subject}: {finding.text}")
@@ -282,7 +284,7 @@ def doctor(load_settings: LoadSettings, as_json: bool) -> None:
                     click.echo(f"{'':8} -> {finding.mend}")
         return found
 
-    found = _with_services(_installed(load_settings()), work)
+    found = _with_services(_installed(settings), work)
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in found], ensure_ascii=False))
     if any(finding.verdict is Verdict.FAILED for finding in found):

@@ -34,6 +34,7 @@ class Server(Struct, frozen=True, kw_only=True):
     secret: Annotated[Secret, grammars.server_secret] | None = None
     contact: Annotated[str, grammars.contact] | None = None
     organization: Annotated[str, grammars.label] | None = None
+    metrics_token: Annotated[Secret, grammars.bearer_token] | None = None
 
     def __post_init__(self) -> None:
         if (self.tls_certificate is None) != (self.tls_key is None):

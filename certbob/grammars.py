@@ -232,6 +232,13 @@ def access_token(text: str) -> Secret:
     return Secret(text)
 
 
+def bearer_token(text: str) -> Secret:
+    """RFC 6750 2.1, and too long to be guessed."""
+    if re.fullmatch(r"[A-Za-z0-9._~+/-]{16,512}=*", text) is None:
+        raise ValueError("at least 16 letters and digits")
+    return Secret(text)
+
+
 def team(text: str) -> str:
     if re.fullmatch(r"[a-z0-9]{26}", text) is None:
         raise ValueError("the id of a team (26 small letters and digits), not its name")

@@ -11,24 +11,31 @@ log = logging.getLogger(__name__)
 
 PRUNE_SECONDS = 600
 REVOCATION_SECONDS = 20  # another process may have revoked something
+LOOK_SECONDS = 60
+PUBLISHED_LIST_SECONDS = 300
 
 
 async def run(services: Services) -> None:
-    """Until cancelled: forget what has expired, revoke what was replaced, keep the list of both fresh."""
+    """Until cancelled: forget what has expired, revoke what was replaced, look at lists and authority."""
     jobs = [
-        _every(PRUNE_SECONDS, services.prune),
-        _every(REVOCATION_SECONDS, services.revocation.revoke_replaced),
+        _every(PRUNE_SECONDS, services.prune, services),
+        _every(REVOCATION_SECONDS, services.revocation.revoke_replaced, services),
+        _every(LOOK_SECONDS, services.watch.look, services),
     ]
     if services.revocation_list is not None:
-        jobs.append(_every(REVOCATION_SECONDS, services.revocation_list.refresh))
+        jobs.append(_every(REVOCATION_SECONDS, services.revocation_list.refresh, services))
+    if services.published_list is not None:
+        jobs.append(_every(PUBLISHED_LIST_SECONDS, services.published_list.fetch, services))
     await asyncio.gather(*jobs)
 
 
-async def _every(seconds: float, job: Callable[[], Awaitable[None]]) -> None:
+async def _every(seconds: float, job: Callable[[], Awaitable[None]], services: Services) -> None:
     """A failure is logged, and the job tried again next time."""
+    services.metrics.expect_job(job.__name__)
     while True:
         try:
             await job()
+            services.metrics.job_succeeded(job.__name__, services.clock.now())
         except Problem as problem:
             log.warning("%s failed: %s", job.__name__, problem.detail)
         except Exception as error:

@@ -153,6 +153,34 @@ class CrlSigner(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class PublishedCrl:
+    """A list that an authority makes itself, believed: its own signature, from its own intermediate.
+
+    `address`: where services read it. `named`: where new certificates say that it is; None: not known.
+    """
+
+    number: int
+    this_update: datetime
+    next_update: datetime
+    address: str
+    named: str | None = None
+
+
+@runtime_checkable
+class CrlSource(Protocol):
+    """An authority that makes its own list of revoked certificates. `crl_address`: where, if it makes one."""
+
+    crl_address: str
+
+    async def fetch_crl(self) -> PublishedCrl | None:
+        """Perhaps one that is over; None: it makes none.
+
+        Raises CAUnavailable, CABadAnswer for what nobody should believe.
+        """
+        ...
+
+
 class Delivery(StrEnum):
     """How a file travels. LINK: a link to it is mailed, which only its owner can redeem, signed in."""
 
@@ -418,6 +446,14 @@ class CrlStore(Protocol):
 
     async def next_crl_number(self, at_least: int) -> int:
         """Larger than all before, over all processes. In one statement."""
+        ...
+
+    async def crl_signed(self, this_update: datetime, next_update: datetime) -> None:
+        """Remember what the last list says of itself."""
+        ...
+
+    async def last_crl(self) -> tuple[datetime, datetime] | None:
+        """Its this update and next update, whichever process signed it; None: none was signed yet."""
         ...
 
 

@@ -8,10 +8,12 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import hypercorn.asyncio
 import hypercorn.config
+from cryptography import x509
 
 from certbob import __version__, jobs, web
 from certbob.bootstrap import build_services
@@ -20,6 +22,7 @@ from certbob.devices import EncodingPolicy
 from certbob.errors import CannotStart
 from certbob.logs import set_up_logging
 from certbob.paths import resource_root
+from certbob.services import Services
 from certbob.web.context import WebSettings
 
 log = logging.getLogger(__name__)
@@ -70,8 +73,11 @@ async def serve(settings: Settings) -> None:
             config.reload_certificate()
         except OSError as error:
             log.error("the TLS certificate was not reloaded: %s", error)
+        else:
+            _tell_end_of_certificate(config, services)
 
-    async with _running(app, settings):
+    async with _running(app, settings) as services:
+        _tell_end_of_certificate(config, services)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_stop)
         loop.add_signal_handler(signal.SIGHUP, on_reload)
@@ -93,8 +99,15 @@ def asgi_app() -> web.Application:
     return app
 
 
+def _tell_end_of_certificate(config: ServerConfig, services: Services) -> None:
+    if config.certfile is not None:
+        with suppress(ValueError):  # OpenSSL, which serves it, reads more than we do
+            certificate = x509.load_pem_x509_certificate(Path(config.certfile).read_bytes())
+            services.metrics.tls_certificate_ends(certificate.not_valid_after_utc)
+
+
 @asynccontextmanager
-async def _running(app: web.Application, settings: Settings) -> AsyncIterator[None]:
+async def _running(app: web.Application, settings: Settings) -> AsyncIterator[Services]:
     services = await build_services(settings, tell_first_account=_tell_first_account)
     web.attach(app, services)
     if services.single_sign_on is not None:
@@ -105,7 +118,7 @@ async def _running(app: web.Application, settings: Settings) -> AsyncIterator[No
         await services.revocation_list.refresh_if_possible()  # a fresh one before anybody can ask
     background = asyncio.create_task(jobs.run(services))
     try:
-        yield
+        yield services
     finally:
         background.cancel()
         await services.close()
@@ -119,6 +132,7 @@ def new_app(settings: Settings) -> web.Application:
             organization=settings.server.organization,
             direct_download=settings.issue.direct_download,
             ask_older=settings.pkcs12.encoding is EncodingPolicy.ASK,
+            metrics_token=settings.server.metrics_token,
         ),
         root=resource_root(),
         trusted_proxies=settings.server.trusted_proxies,

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from certbob.ports import CertificateAuthority, Clock, People, SessionStore
 from certbob.profiles import Profiles
 from certbob.revocation import Revocation
 from certbob.revocation_list import RevocationList
+from certbob.watch import PublishedList, Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,32 @@ class Chat(Protocol):
         ...
 
 
+class Metrics(Protocol):
+    """What monitoring reads, as text of Prometheus."""
+
+    def count_event(self, action: str, door: str) -> None:
+        """One more entry of the audit log."""
+        ...
+
+    def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """`route`: its rule, never the path, which may hold anything."""
+        ...
+
+    def expect_job(self, name: str) -> None:
+        """From now on it is told that this job has not succeeded yet."""
+        ...
+
+    def job_succeeded(self, name: str, now: datetime) -> None: ...
+
+    def tls_certificate_ends(self, moment: datetime) -> None:
+        """The one that CertBob itself serves with."""
+        ...
+
+    def exposition(self, services: "Services") -> bytes:
+        """Everything, now. Asks nobody and waits for nothing."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     clock: Clock
@@ -173,6 +201,9 @@ class Services:
     ledger: Ledger
     revocation: Revocation
     revocation_list: RevocationList | None  # None: the authority makes its own
+    published_list: PublishedList | None  # None: it makes none, or ours
+    watch: Watch
+    metrics: Metrics
     still_knows: Callable[[Identity], bool]  # False once the account was taken away
     is_admin: Callable[[Identity], bool]
     session_key: bytes = field(repr=False)  # for form tokens

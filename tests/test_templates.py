@@ -196,7 +196,8 @@ def test_links_lead_to_pages_that_exist(sample: Sample) -> None:
     mine = {"/certificates", "/link", f"{one}/revoke", f"{one}/replace"}
     lists = {"/ca/crls.pem", "/ca/crl", "/ca/root-crl"}
     others = {"/admin", f"/admin/people/{ADA.subject}"}
-    known = ours | mine | others | lists | {"/ca/chain.pem", "mailto:help@example.org"}
+    elsewhere = {"http://ca.example.org/crl", "https://ca.example.org:9000/1.0/crl"}
+    known = ours | mine | others | lists | elsewhere | {"/ca/chain.pem", "mailto:help@example.org"}
 
     for link in shown(sample).all("a"):
         address = link.get("href", "").partition("?")[0]

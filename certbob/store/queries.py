@@ -334,6 +334,19 @@ class SqlLedger:
         )
         return int(row[0])
 
+    async def crl_signed(self, this_update: datetime, next_update: datetime) -> None:
+        await self._database.rows(
+            "UPDATE crl_numbers SET this_update = ?, next_update = ? WHERE id = 1",
+            to_epoch(this_update),
+            to_epoch(next_update),
+        )
+
+    async def last_crl(self) -> tuple[datetime, datetime] | None:
+        row = await self._database.one(
+            "SELECT max(this_update), max(next_update) FROM crl_numbers WHERE id = 1"
+        )
+        return None if row[0] is None else (from_epoch(row[0]), from_epoch(row[1]))
+
     async def entries_since(self, subject: str, since: datetime) -> list[datetime]:
         rows = await self._database.rows(
             "SELECT created_at FROM certificates WHERE subject = ? AND created_at > ? AND state <> 'failed'"

@@ -22,7 +22,7 @@ from certbob.web import (
     single_sign_on,
     trust,
 )
-from certbob.web.context import WebSettings, reference
+from certbob.web.context import WebSettings, reference, services
 from certbob.web.guard import Guard
 from certbob.web.pages import set_up_templates
 from certbob.web.security import headers_for, load_session, public
@@ -79,7 +79,7 @@ def create_app(settings: WebSettings, *, root: Path, trusted_proxies: Sequence[s
         for name, value in headers:
             response.headers[name] = value
         response.headers.setdefault("Cache-Control", "no-store")
-        _log_access(response)
+        _record(response)
         return response
 
     app.asgi_app = Guard(  # type: ignore[method-assign, assignment]
@@ -92,16 +92,17 @@ def attach(app: Quart, services: Services) -> None:
     app.extensions["certbob"] = services
 
 
-def _log_access(response: Response) -> None:
-    """Neither path nor query nor headers: they hold tokens."""
-    milliseconds = (time.monotonic() - g.get("started", time.monotonic())) * 1000
+def _record(response: Response) -> None:
+    """In log and metrics: neither path nor query nor headers, which hold tokens."""
+    seconds = time.monotonic() - g.get("started", time.monotonic())
     rule = request.url_rule.rule if request.url_rule else "-"
+    services().metrics.observe_request(rule, request.method, response.status_code, seconds)
     access_log.info(
         "%s %s %s %d %.1f ms %s",
         request.remote_addr,
         request.method,
         rule,
         response.status_code,
-        milliseconds,
+        seconds * 1000,
         reference(),
     )

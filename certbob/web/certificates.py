@@ -9,7 +9,7 @@ from certbob.errors import NoSuchPage
 from certbob.ports import Certificate
 from certbob.revocation import Reason
 from certbob.web.chat_links import links_accounts
-from certbob.web.context import identity, is_admin, page_number, services
+from certbob.web.context import identity, is_admin, list_facts, page_number, services
 from certbob.web.forms import read_form
 from certbob.web.pages import page
 from certbob.web.security import owner, signed_in
@@ -80,11 +80,11 @@ async def _revoke_page(
         "revoke.html",
         status,
         certificate=certificate,
-        has_list=services().revocation_list is not None,
         is_over=certificate.not_after <= services().clock.now(),
         reasons=tuple(Reason),
         errors=errors or {},
         token=token,
+        **list_facts(),
     )
 
 

@@ -3,12 +3,14 @@
 import re
 import secrets
 from dataclasses import dataclass
+from typing import Any
 
 from quart import current_app, g, request
 
 from certbob.errors import NotSignedIn
 from certbob.identity import Identity
 from certbob.ports import Session
+from certbob.secret import Secret
 from certbob.services import Services
 
 MAX_USER_AGENT = 256
@@ -24,6 +26,7 @@ class WebSettings:
     organization: str | None
     direct_download: bool
     ask_older: bool
+    metrics_token: Secret | None = None
 
     @property
     def https(self) -> bool:
@@ -63,6 +66,23 @@ def page_number(largest: int) -> int:
 def is_admin() -> bool:
     current = session()
     return current is not None and current.is_admin
+
+
+def list_facts() -> dict[str, Any]:
+    """What pages say about the list of revoked certificates.
+
+    `has_list`: it is ours. `list_address`: where the authority's is, or would be. `list_longest`: how long
+    services may believe one; None: not known. `list_is_off`: the authority makes none.
+    """
+    ours, published = services().revocation_list, services().published_list
+    known = published.known if published else None
+    longest = ours.lifetime if ours else known.next_update - known.this_update if known else None
+    return {
+        "has_list": ours is not None,
+        "list_address": published.address if published and not published.is_off else None,
+        "list_longest": longest,
+        "list_is_off": published is not None and published.is_off,
+    }
 
 
 def reference() -> str:

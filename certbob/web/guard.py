@@ -16,7 +16,7 @@ MAX_HEADER_BYTES = 16384
 METHODS = frozenset({"GET", "HEAD", "POST"})
 VERSIONS = {"http": ("1.0", "1.1"), "https": ("1.0", "1.1", "2")}
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
-MONITORING = ("/healthz", "/readyz")
+MONITORING = ("/healthz", "/readyz", "/metrics")
 
 log = logging.getLogger(__name__)
 

@@ -209,12 +209,28 @@ CERTIFICATES = Sample(
         "links_accounts": False,
     },
 )
+OUR_LIST = {
+    "has_list": True,
+    "list_address": None,
+    "list_longest": timedelta(days=7),
+    "list_is_off": False,
+}
+UNSEEN_LIST = OUR_LIST | {
+    "has_list": False,
+    "list_address": "https://ca.example.org:9000/1.0/crl",
+    "list_longest": None,
+}
+THEIR_LIST = UNSEEN_LIST | {
+    "list_address": "http://ca.example.org/crl",
+    "list_longest": timedelta(days=1),
+}
+NO_LIST = UNSEEN_LIST | {"list_address": None, "list_is_off": True}
 REVOKE = Sample(
     "revoke.html",
     {
         **SIGNED_IN,
         "certificate": CERTIFICATE,
-        "has_list": True,
+        **OUR_LIST,
         "is_over": False,
         "reasons": tuple(Reason),
         "errors": {},
@@ -264,7 +280,7 @@ CA = Sample(
         "fingerprint": ":".join(["8A", "F0", "3C", "71"] * 8),
         "not_after": NOW + timedelta(days=3650),
         "intermediates": ["CN=CertBob Intermediate,O=Example Org"],
-        "has_list": True,
+        **OUR_LIST,
     },
 )
 
@@ -348,7 +364,9 @@ SAMPLES: dict[str, Sample] = {
     "revoke-from-chat": REVOKE.changed(**SIGNED_OUT, token=TOKEN),
     "revoke-without-reason": REVOKE.changed(errors={"reason": "Choose why."}),
     "revoke-done": REVOKE.changed(certificate=replace(CERTIFICATE, revoked_at=NOW)),
-    "revoke-done-elsewhere": REVOKE.changed(certificate=replace(CERTIFICATE, revoked_at=NOW), has_list=False),
+    "revoke-done-elsewhere": REVOKE.changed(certificate=replace(CERTIFICATE, revoked_at=NOW), **UNSEEN_LIST),
+    "revoke-without-list": REVOKE.changed(**NO_LIST),
+    "revoke-done-without-list": REVOKE.changed(certificate=replace(CERTIFICATE, revoked_at=NOW), **NO_LIST),
     "revoke-over": REVOKE.changed(is_over=True),
     "admin": ADMIN,
     "admin-none": ADMIN.changed(words="nobody & co", certificates=[]),
@@ -361,7 +379,9 @@ SAMPLES: dict[str, Sample] = {
     "link-none": LINK.changed(wanted=None, token=None),
     "link-list": LINK.changed(wanted=None, token=None, links=(("eqaw", "ada.lovelace"),)),
     "ca": CA,
-    "ca-without-list": CA.changed(has_list=False),
+    "ca-with-list-elsewhere": CA.changed(**THEIR_LIST),
+    "ca-with-list-unseen": CA.changed(**UNSEEN_LIST),
+    "ca-without-list": CA.changed(**NO_LIST),
 }
 
 

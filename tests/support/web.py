@@ -133,6 +133,7 @@ def settings_for(
     *,
     public_url: str = LOOPBACK_URL,
     trusted_proxies: tuple[str, ...] = (),
+    metrics_token: Secret | None = None,
     people: tuple[Person, ...] = (ADA, BERT),
     profiles: tuple[Profile, ...] = (DEFAULT_PROFILE, VPN),
     issue: Issue = Issue(),  # noqa: B008 frozen
@@ -157,6 +158,7 @@ def settings_for(
             data_dir=data_dir,
             public_url=public_url,
             trusted_proxies=trusted_proxies,
+            metrics_token=metrics_token,
             organization=ORGANIZATION,
             contact=CONTACT,
         ),

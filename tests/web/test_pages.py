@@ -55,6 +55,7 @@ async def test_every_template_is_used(data_dir: Path, clock: StillClock) -> None
             "snippets/",
             "chat_link.html",
             "revoke.html",
+            "_when_revoked.html",
             "admin.html",
             "person.html",
             "_reasons.html",

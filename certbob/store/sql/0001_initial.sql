@@ -120,10 +120,12 @@ CREATE TABLE chat_keys (
     public_key text NOT NULL
 );
 
--- The number of the last list of revoked certificates; one row.
+-- The last number for a list of revoked certificates, and the times of the last list that was signed; one row.
 CREATE TABLE crl_numbers (
     id bigint PRIMARY KEY,
-    number bigint NOT NULL
+    number bigint NOT NULL,
+    this_update bigint,
+    next_update bigint
 );
 
 -- The ledger: one row for every signing that may exist.
