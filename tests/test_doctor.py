@@ -488,6 +488,19 @@ async def test_a_bot_token_that_cannot_be_one_is_not_shown(clinic: Clinic, token
     assert "MATTERMOST_BOT_TOKEN: expected an access token" in told.stderr
 
 
+@pytest.mark.parametrize("path", [".", "secret", "ca", "ca/root.key", "ca/intermediate.key"])
+async def test_what_others_could_read_is_named(tmp_path: Path, path: str) -> None:
+    await found_installation(tmp_path / "data")
+    file = tmp_path / "data" / path
+    file.chmod(file.stat().st_mode | 0o040)
+
+    told = await asyncio.to_thread(certbob, tmp_path, "doctor")
+
+    assert told.returncode == 1
+    assert f"{Path('data') / path} has mode 0" in told.stderr
+    assert "Run: chmod " in told.stderr
+
+
 @pytest.mark.parametrize("command", [["doctor"], ["mattermost", "forget", "x"], ["mattermost", "accept-key"]])
 def test_looking_founds_nothing(tmp_path: Path, command: list[str]) -> None:
     told = certbob(tmp_path, *command)

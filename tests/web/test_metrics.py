@@ -1,17 +1,28 @@
 """`/metrics`: who may read it, and what it tells; nothing of people is in it."""
 
 import asyncio
-from collections.abc import Mapping
-from datetime import datetime
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from prometheus_client.parser import text_string_to_metric_families
 
 from certbob import __version__, jobs
 from certbob.errors import CAUnavailable
 from certbob.secret import Secret
 from certbob.services import Services
+from tests.support import pki
+from tests.support.commands import APP, CHECKOUT, environment
 from tests.support.web import (
     ADA,
     HTTPS_URL,
@@ -23,6 +34,7 @@ from tests.support.web import (
     open_site,
 )
 
+GUIDE = (CHECKOUT / "docs/operating.md").read_text()
 TOKEN = "Zm9yIHRoZSB0ZXN0cyBvbmx5"
 JOBS = "certbob_job_last_success_timestamp_seconds"
 LOCAL = {"Host": "127.0.0.1:8000"}
@@ -304,3 +316,78 @@ async def test_a_job_that_never_succeeded_is_told_too(site: Site) -> None:
 
 def success(found: Samples, job: str) -> float:
     return of(found, JOBS, name=job)
+
+
+async def test_the_guide_names_all_and_nothing_else(site: Site, clock: StillClock) -> None:
+    site.services.metrics.tls_certificate_ends(clock.now())
+    site.services.metrics.count_event("issued", "local")
+    await run_jobs(site.services)
+    await scrape(site)
+
+    told = {re.sub("_(bucket|count|sum)$", "", name) for name in names(await scraped(site))}
+
+    assert set(re.findall(r"\bcertbob_\w+", GUIDE)) == told
+
+
+# The process with its own TLS certificate
+
+
+def write_pair(folder: Path, days: int) -> int:
+    """A certificate for this machine and its key; when it ends, in epoch seconds."""
+    authority = pki.root()
+    leaf = replace(
+        pki.draft_authority("127.0.0.1", authority.key, path_length=0), end=pki.NOW + timedelta(days=days)
+    )
+    certificate = leaf.signed_by(authority)
+    (folder / "tls.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (folder / "tls.key").write_bytes(
+        authority.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    return int(certificate.not_valid_after_utc.timestamp())
+
+
+def end_of_tls(port: int) -> float | None:
+    """What the process tells; None while it is not there yet."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with urllib.request.urlopen(
+            f"https://127.0.0.1:{port}/metrics", context=context, timeout=5
+        ) as answer:
+            return of(samples(answer.read().decode()), "certbob_tls_certificate_expiration_timestamp_seconds")
+    except OSError:
+        return None
+
+
+def test_after_a_renewal_the_end_of_the_new_tls_certificate_is_told(tmp_path: Path) -> None:
+    first = write_pair(tmp_path, 10)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = {
+        "SERVER_LISTEN": f"127.0.0.1:{port}",
+        "SERVER_PUBLIC_URL": f"https://127.0.0.1:{port}",
+        "SERVER_TLS_CERTIFICATE": "tls.pem",
+        "SERVER_TLS_KEY": "tls.key",
+    }
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*APP, "serve"], cwd=tmp_path, env=environment(**settings), stdout=log, stderr=log
+        )
+    try:
+        assert eventually(lambda: end_of_tls(port), first), (tmp_path / "log").read_text()
+        second = write_pair(tmp_path, 20)
+        assert end_of_tls(port) == first  # which is still the one it serves with
+        process.send_signal(signal.SIGHUP)
+        assert eventually(lambda: end_of_tls(port), second), (tmp_path / "log").read_text()
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def eventually(look: Callable[[], float | None], wanted: float) -> bool:
+    give_up = time.monotonic() + 30
+    while look() != wanted:
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.05)
+    return True
