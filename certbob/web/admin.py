@@ -4,7 +4,7 @@ from quart import Blueprint, Response, request
 
 from certbob.errors import NoSuchPage
 from certbob.revocation import Outcome, Reason
-from certbob.web.context import identity, page_number, services
+from certbob.web.context import actor, page_number, services
 from certbob.web.forms import read_form
 from certbob.web.pages import page
 from certbob.web.security import administrator
@@ -46,7 +46,7 @@ async def revoke_everything(subject: str) -> Response:
         reason = Reason((await read_form()).get("reason", ""))
     except ValueError:
         return await _person_page(subject, 422, errors={"reason": "Choose why."})
-    outcome = await services().revocation.revoke_all(subject, reason, f"by {identity().account!r}")
+    outcome = await services().revocation.revoke_all(subject, reason, actor())
     return await _person_page(subject, outcome=outcome)
 
 
