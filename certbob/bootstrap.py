@@ -279,7 +279,7 @@ async def _build(
         ledger=ledger,
         audit=audit,
         pause=pause,
-        reconciliation=Reconciliation(ledger, is_ours=isinstance(ca, CrlSigner)),
+        reconciliation=Reconciliation(ledger, clock=clock, is_ours=isinstance(ca, CrlSigner)),
         revocation_list=revocation_list,
         revocation=revocation,
         still_knows=still_knows,

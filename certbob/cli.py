@@ -256,6 +256,46 @@ def revoke(load_settings: LoadSettings, serial: str, everything: bool, reason: s
 
 
 @cli.command()
+@click.option("--note", default="", help="Why, for everybody who asks for a certificate.")
+@click.pass_obj
+def pause(load_settings: LoadSettings, note: str) -> None:
+    """Stop issuing, at every door, until `certbob resume`."""
+    changed = _with_services(
+        _installed(load_settings()), lambda services: services.pause.pause(_operator(), note)
+    )
+    click.echo("Issuing is stopped." if changed else "Issuing is stopped already.")
+
+
+@cli.command()
+@click.pass_obj
+def resume(load_settings: LoadSettings) -> None:
+    """Issue certificates again."""
+    changed = _with_services(_installed(load_settings()), lambda services: services.pause.resume(_operator()))
+    click.echo("Issuing goes on." if changed else "Issuing is not stopped.")
+
+
+@cli.group("audit")
+def audit_log() -> None:
+    """Who did what, when and from where."""
+
+
+@audit_log.command("verify")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_obj
+def audit_verify(load_settings: LoadSettings, as_json: bool) -> None:
+    """Compute every hash of the audit log anew; exit status 1 if an entry was changed or is missing."""
+    found = _with_services(_installed(load_settings()), lambda services: services.audit.verify())
+    if as_json:
+        click.echo(json.dumps(asdict(found)))
+    else:
+        click.echo(
+            f"{found.entries} entries are as they were written; the last hash is {found.last_hash or '-'}."
+        )
+    if found.broken is not None:
+        _fail(f"the audit log is broken: {found.broken}.", FAILURE)
+
+
+@cli.command()
 def hash_password() -> None:
     """Ask for a password and print its hash for [local] users or LOCAL_USERS.
 

@@ -340,6 +340,7 @@ class Certificate:
     revoked_at: datetime | None
     revocation_reason: int | None = None  # RFC 5280 5.3.1
     revoke_at: datetime | None = None  # when a newer one took its place
+    address: str = "-"  # from where it was asked for
 
     def is_active(self, now: datetime) -> bool:
         return self.revoked_at is None and now < self.not_after
@@ -433,7 +434,7 @@ class LedgerStore(Transactions, Protocol):
         ...
 
     async def open_entries(self, states: Sequence[str], *, before: datetime, limit: int) -> list[Entry]:
-        """Those of before then that are in one of the states, the newest first."""
+        """Those of then and before that are in one of the states, the newest first."""
         ...
 
     async def set_delivered(self, entry: int, delivered: bool | None, delivery: Delivery) -> None:

@@ -9,7 +9,7 @@ none, so an administrator is told, and what to look for.
 from datetime import timedelta
 
 from certbob.ledger import Ledger
-from certbob.ports import THE_SERVICE, Actor, Entry
+from certbob.ports import THE_SERVICE, Actor, Clock, Entry
 
 # Longer than anybody waits for an authority, a late answer included.
 GIVE_UP_AFTER = timedelta(minutes=10)
@@ -18,8 +18,9 @@ GIVE_UP_AFTER = timedelta(minutes=10)
 class Reconciliation:
     """`is_ours`: the authority is part of this service. Every method raises StorageProblem."""
 
-    def __init__(self, ledger: Ledger, *, is_ours: bool) -> None:
+    def __init__(self, ledger: Ledger, *, clock: Clock, is_ours: bool) -> None:
         self._ledger = ledger
+        self._clock = clock
         self._is_ours = is_ours
 
     async def reconcile(self) -> None:
@@ -30,6 +31,9 @@ class Reconciliation:
             return
         for entry in await self._ledger.open_entries("intent", older_than=GIVE_UP_AFTER):
             await self._ledger.uncertain(entry.number, "the process ended meanwhile", THE_SERVICE)
+        for entry in await self.open_questions():
+            if entry.created_at + entry.validity <= self._clock.now():
+                await self._ledger.settled(entry.number, THE_SERVICE)
 
     async def open_questions(self) -> list[Entry]:
         """What an administrator should look into, the newest first."""

@@ -267,7 +267,7 @@ class SqlLedger:
     async def open_entries(self, states: Sequence[str], *, before: datetime, limit: int) -> list[Entry]:
         rows = await self._database.rows(
             f"SELECT {_ENTRY} FROM certificates WHERE (state = 'intent' OR state = 'uncertain')"
-            f" AND state IN ({', '.join('?' * len(states))}) AND created_at < ? ORDER BY id DESC LIMIT ?",
+            f" AND state IN ({', '.join('?' * len(states))}) AND created_at <= ? ORDER BY id DESC LIMIT ?",
             *states,
             to_epoch(before),
             limit,
@@ -408,7 +408,7 @@ _ENTRY = (
 )
 _CERTIFICATE = (
     "id, serial, subject, name, profile, platform, device, door, delivered, fingerprint, not_before,"
-    " not_after, revoked_at, revocation_reason, revoke_at"
+    " not_after, revoked_at, revocation_reason, revoke_at, address"
 )
 # What counts for a quota: also what nobody knows the fate of, but not what never got to its person.
 _ACTIVE = (
@@ -448,6 +448,7 @@ def _certificate(
     revoked_at: int | None,
     revocation_reason: int | None,
     revoke_at: int | None,
+    address: str,
 ) -> Certificate:
     return Certificate(
         entry=entry,
@@ -465,6 +466,7 @@ def _certificate(
         revoked_at=None if revoked_at is None else from_epoch(revoked_at),
         revocation_reason=revocation_reason,
         revoke_at=None if revoke_at is None else from_epoch(revoke_at),
+        address=address,
     )
 
 

@@ -68,13 +68,14 @@ class Database:
             yield
             return
         async with self._lock:
-            await self._run("BEGIN IMMEDIATE")
             self._owner = asyncio.current_task()
             try:
+                await self._run("BEGIN IMMEDIATE")
                 yield
                 await self._run("COMMIT")
             except BaseException:
-                with suppress(StorageProblem):  # a commit whose waiter was cancelled has happened
+                # A statement whose waiter was cancelled runs all the same: it may have begun or committed.
+                with suppress(StorageProblem):
                     await self._run("ROLLBACK")
                 raise
             finally:

@@ -11,6 +11,7 @@ from certbob.errors import NoSuchPage
 from certbob.services import Services
 from certbob.web import (
     admin,
+    audit,
     certificates,
     chat_links,
     errors,
@@ -48,7 +49,7 @@ def create_app(settings: WebSettings, *, root: Path, trusted_proxies: Sequence[s
     set_up_templates(app, static)
     errors.set_up_errors(app)
     doors = (login, single_sign_on, options, issue, mattermost)
-    for module in (*doors, certificates, chat_links, admin, trust, ops):
+    for module in (*doors, certificates, chat_links, admin, audit, trust, ops):
         app.register_blueprint(module.blueprint)
 
     @app.get("/static/<name>")
