@@ -75,29 +75,29 @@ async def export() -> Response:
 def _filter() -> AuditFilter:
     """What is asked for. Days are those of the server's time zone. Raises InvalidInput."""
     action = request.args.get("action", "")
-    errors, days = {}, {}
+    errors = {}
+    days: dict[str, datetime | None] = {}
     if action and action not in tuple(Action):
         errors["action"] = "Choose one of the list."
-    for field in ("since", "until"):
+    for field, more in (("since", timedelta(0)), ("until", timedelta(days=1))):
         try:
-            days[field] = _midnight(request.args.get(field, ""))
+            days[field] = _midnight(request.args.get(field, ""), more)
         except (ValueError, OverflowError):
             errors[field] = "Enter a day like 2026-12-31."
     if errors:
         raise InvalidInput(errors)
-    until = days["until"]
     return AuditFilter(
         words=request.args.get("q", "").strip()[:MAX_WORDS],
         action=action or None,
         since=days["since"],
-        until=None if until is None else until + timedelta(days=1),
+        until=days["until"],
     )
 
 
-def _midnight(text: str) -> datetime | None:
+def _midnight(text: str, more: timedelta) -> datetime | None:
     if not text:
         return None
-    return datetime.combine(date.fromisoformat(text), time()).astimezone().astimezone(UTC)
+    return datetime.combine(date.fromisoformat(text) + more, time()).astimezone(UTC)
 
 
 async def _csv(entries: AsyncIterator[AuditEntry]) -> AsyncIterator[str]:
