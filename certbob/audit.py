@@ -7,7 +7,7 @@ Each entry's hash covers the entry before, so what is changed, put in or left ou
 import hashlib
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -66,11 +66,12 @@ class Verification:
 
 
 class AuditLog:
-    """Every method raises StorageProblem when the database cannot do it."""
+    """`count(action, door)` is called for each entry. Methods raise StorageProblem."""
 
-    def __init__(self, store: AuditStore, *, clock: Clock) -> None:
+    def __init__(self, store: AuditStore, *, clock: Clock, count: Callable[[str, str], None]) -> None:
         self._store = store
         self._clock = clock
+        self._count = count
 
     async def record(
         self,
@@ -97,8 +98,11 @@ class AuditLog:
                 hash="",
             )
             entry = replace(entry, hash=chained(previous, entry))
-            await self._store.append(entry)
+            await self._store.append(entry, lambda: self._tell(entry))
+
+    def _tell(self, entry: AuditEntry) -> None:
         log.info("%s", to_line(entry))
+        self._count(entry.action, entry.actor.door)
 
     async def entries(self, wanted: AuditFilter, *, limit: int, offset: int = 0) -> list[AuditEntry]:
         """The newest first."""

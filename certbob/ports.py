@@ -522,7 +522,9 @@ class AuditStore(Transactions, Protocol):
         """Its number, and the hash of the one before. Until the transaction ends nobody else gets one."""
         ...
 
-    async def append(self, entry: AuditEntry) -> None: ...
+    async def append(self, entry: AuditEntry, follower: Callable[[], None]) -> None:
+        """`follower` is called once the transaction has been written."""
+        ...
 
     async def head(self) -> tuple[int, str]:
         """Number and hash of the last entry; 0 and nothing before the first one."""

@@ -5,8 +5,8 @@ import hashlib
 import json
 import logging
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from certbob.store.queries import SqlAudit
 from certbob.store.sqlite import Database
 from tests.support import pki
 from tests.support.clock import FakeClock
-from tests.support.core import DATABASE, Core, RevokingCA, open_core, person, raising
+from tests.support.core import DATABASE, Core, RevokingCA, audit_log, open_core, person, raising
 
 ADA = person("Ada Lovelace")
 GRACE = Actor("local", "grace", Origin("192.0.2.7", "8F3A-22"))
@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 async def log(path: Path) -> AsyncIterator[AuditLog]:
     database = await Database.open(path)
-    yield AuditLog(SqlAudit(database), clock=FakeClock())
+    yield audit_log(SqlAudit(database), FakeClock())
     await database.close()
 
 
@@ -171,9 +171,30 @@ async def test_what_is_missing_or_added_is_found(
     assert (found.entries, found.broken) == (good, broken)
 
 
+async def test_what_was_not_written_is_not_told(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of the transaction that it is a part of, too."""
+    counted: list[tuple[str, str]] = []
+    database = await Database.open(path)
+    log = AuditLog(SqlAudit(database), clock=FakeClock(), count=lambda *each: counted.append(each))
+    caplog.set_level("INFO", "certbob.audit")
+    try:
+        with suppress(ZeroDivisionError):
+            async with database.transaction():
+                await log.record(Action.REVOKED, GRACE)
+                raise ZeroDivisionError
+        assert (counted, caplog.messages) == ([], [])
+        async with database.transaction():
+            await log.record(Action.PAUSED, GRACE)
+            assert counted == []
+        assert counted == [("paused", "local")]
+        assert len(caplog.messages) == 1
+    finally:
+        await database.close()
+
+
 async def test_two_processes_write_one_chain(path: Path, log: AuditLog) -> None:
     other = await Database.open(path)
-    second = AuditLog(SqlAudit(other), clock=FakeClock())
+    second = audit_log(SqlAudit(other), FakeClock())
     try:
         await asyncio.gather(
             *(each.record(Action.SIGNED_IN, GRACE, note=str(n)) for n in range(50) for each in (log, second))
@@ -214,7 +235,7 @@ async def test_whatever_people_are_called_it_is_one_line_and_one_entry(
     logger.addHandler(handler)
     logger.setLevel("INFO")
     written: list[AuditEntry] = []
-    log = AuditLog(_Memory(written), clock=FakeClock())
+    log = audit_log(_Memory(written), FakeClock())
     try:
         await log.record(Action.SIGNED_IN, Actor("oidc", account), name=name, note=note)
     finally:
@@ -240,8 +261,9 @@ class _Memory(SqlAudit):
     async def next_entry(self) -> tuple[int, str]:
         return len(self._written) + 1, ""
 
-    async def append(self, entry: AuditEntry) -> None:
+    async def append(self, entry: AuditEntry, follower: Callable[[], None]) -> None:
         self._written.append(entry)
+        follower()
 
 
 class _Nothing:
@@ -252,7 +274,7 @@ class _Nothing:
 
 async def test_what_is_asked_for_is_found(log: AuditLog) -> None:
     clock = FakeClock()
-    log = AuditLog(log._store, clock=clock)
+    log = audit_log(log._store, clock)
     start = clock.now()
     for day, account in enumerate(("ada", "bert", "A_a%")):
         clock.set(start + timedelta(days=day))

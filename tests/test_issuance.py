@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.serialization import Encoding as Serializati
 from cryptography.hazmat.primitives.serialization import PublicFormat, load_pem_private_key, pkcs12
 
 from certbob import bundles, keys
-from certbob.audit import AuditLog
 from certbob.bootstrap import build_services
 from certbob.bundles import FileNames, Format
 from certbob.config import DEFAULT_PROFILE, Limits
@@ -61,6 +60,7 @@ from tests.support.core import (
     FakeCA,
     InlineSigners,
     RevokingCA,
+    audit_log,
     open_core,
     person,
     raising,
@@ -569,7 +569,7 @@ async def faulty_issuance(path: Path, ca: FakeCA, clock: FakeClock, fault: Fault
         issuer=ISSUER,
         lifetime=timedelta(minutes=5),
     )
-    audit = AuditLog(fault.wrap(SqlAudit(database)), clock=clock)
+    audit = audit_log(fault.wrap(SqlAudit(database)), clock)
     yield Issuance(
         grants=grants,
         ledger=Ledger(fault.wrap(SqlLedger(database)), audit=audit, clock=clock, hourly_limit=20),

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding as Serialization
 
-from certbob.audit import AuditLog
 from certbob.devices import Encoding
 from certbob.errors import Duplicate, TooManyCertificates
 from certbob.identity import Identity
@@ -20,7 +19,7 @@ from certbob.store.queries import SqlAudit, SqlLedger
 from certbob.store.sqlite import Database
 from tests.support import bundle, pki
 from tests.support.clock import FakeClock
-from tests.support.core import LAPTOP, person
+from tests.support.core import LAPTOP, audit_log, person
 
 ADA = person(email="ada@example.org")
 BERT = person("Bert Becker")
@@ -48,7 +47,7 @@ async def database_at(path: Path) -> AsyncIterator[Database]:
 
 
 def ledger_of(database: Database, clock: FakeClock, *, limit: int) -> Ledger:
-    audit = AuditLog(SqlAudit(database), clock=clock)
+    audit = audit_log(SqlAudit(database), clock)
     return Ledger(SqlLedger(database), audit=audit, clock=clock, hourly_limit=limit)
 
 

@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Any
@@ -515,7 +515,7 @@ class SqlAudit:
         )
         return row[0], row[1]
 
-    async def append(self, entry: AuditEntry) -> None:
+    async def append(self, entry: AuditEntry, follower: Callable[[], None]) -> None:
         actor = entry.actor
         await self._database.rows(
             f"INSERT INTO audit ({_AUDIT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -533,6 +533,7 @@ class SqlAudit:
             entry.hash,
         )
         await self._database.rows("UPDATE audit_head SET hash = ? WHERE id = 1", entry.hash)
+        self._database.after_commit(follower)
 
     async def head(self) -> tuple[int, str]:
         row = await self._database.one("SELECT number, hash FROM audit_head WHERE id = 1")

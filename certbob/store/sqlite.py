@@ -4,7 +4,7 @@ import asyncio
 import importlib.resources
 import os
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -29,6 +29,7 @@ class Database:
         self._connection = connection
         self._lock = asyncio.Lock()  # keeps the statements of other tasks out of a transaction
         self._owner: asyncio.Task[Any] | None = None
+        self._followers: list[Callable[[], None]] = []
 
     @classmethod
     async def open(cls, path: Path, *, busy_timeout: timedelta = BUSY_TIMEOUT) -> Self:
@@ -69,6 +70,7 @@ class Database:
             return
         async with self._lock:
             self._owner = asyncio.current_task()
+            self._followers = []
             try:
                 await self._run("BEGIN IMMEDIATE")
                 yield
@@ -80,6 +82,12 @@ class Database:
                 raise
             finally:
                 self._owner = None
+            for follower in self._followers:
+                follower()
+
+    def after_commit(self, follower: Callable[[], None]) -> None:
+        """Call it once the transaction that this is inside of has been written."""
+        self._followers.append(follower)
 
     async def rows(self, sql: str, *parameters: Any) -> list[Row]:
         """Run one statement. Raises StorageProblem: the database is busy, full or gone; Duplicate."""
