@@ -7,7 +7,7 @@
 5. what came back is checked       (lint)
 6. ledger: issued
 7. the file                        (in a signer process)
-8. ledger: what it replaces
+8. ledger: it got to its person, and what it replaces
 
 A failure that surely left nothing signed gives the grant back; after any other it stays spent. Each
 issuance is a task of its own, so a browser that goes away cannot stop it half-way, and its file stays in
@@ -279,10 +279,11 @@ class Issuance:
                 await self._ledger.encoded_as(made.entry, encoding)
         if hand_over and (made.entry in self._uncollected or _is_open(grant)):
             self._uncollected.discard(made.entry)
-            with suppress(StorageProblem):
+            try:
                 await self._ledger.delivered(made.entry, True)
-                if grant.replaces is not None:
-                    await self._ledger.replaced(grant.replaces, made.entry)
+            except StorageProblem as problem:
+                # The file is there; that what it replaces works on is the lesser evil.
+                log.error("entry %d got to its person, unnoted: %s", made.entry, problem.detail)
         return Issued(
             content=content,
             media_type=options.form.media_type,
@@ -331,6 +332,7 @@ class Issuance:
                     origin=origin,
                     quota=self._ledger.quota(profile, grant.replaces),
                     delivered=None if _is_open(grant) else True,
+                    replaces=grant.replaces,
                 )
             )
         except Duplicate as error:
@@ -345,12 +347,6 @@ class Issuance:
         except Exception:
             await self._ledger.delivered(entry, False)
             raise
-        if grant.replaces is not None:
-            try:
-                await self._ledger.replaced(grant.replaces, entry)
-            except StorageProblem as problem:
-                # The file is there; that the old one works on is the lesser evil.
-                log.error("entry %d replaces %d, unnoted: %s", entry, grant.replaces.entry, problem.detail)
         return made
 
     def _signing_request(

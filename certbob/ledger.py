@@ -127,19 +127,16 @@ class Ledger:
     async def delivered(
         self, entry: int, delivered: bool | None, delivery: Delivery = Delivery.DOWNLOAD
     ) -> None:
-        """`delivered` None: nobody knows. Without it nothing is replaced."""
-        await self._store.set_delivered(entry, delivered, delivery)
-        if delivered is False:
-            await self._store.forget_replacement(entry)
+        """`delivered` None: nobody knows. Once it is True, what it replaces waits for its revocation."""
+        async with self._store.transaction():
+            await self._store.set_delivered(entry, delivered, delivery)
+            if delivered:
+                await self._store.set_replaced(entry, now=self._clock.now())
+            elif delivered is False:
+                await self._store.forget_replacement(entry)
 
     async def encoded_as(self, entry: int, encoding: Encoding) -> None:
         await self._store.set_encoding(entry, encoding)
-
-    async def replaced(self, replacement: Replacement, by: int) -> None:
-        """From now on the old one waits for its revocation. `by`: the new one's number."""
-        now = self._clock.now()
-        revoke_at = now + replacement.overlap
-        await self._store.set_replaced(replacement.entry, by, now=now, revoke_at=revoke_at)
 
     async def postpone_revocation(self, entry: int, length: timedelta) -> None:
         await self._store.postpone_revocation(entry, self._clock.now() + length)

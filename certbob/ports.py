@@ -316,6 +316,7 @@ class Intent:
     origin: Origin
     quota: Quota | None = None
     delivered: bool | None = True  # as long as nobody says otherwise
+    replaces: Replacement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,8 +408,11 @@ class LedgerStore(Transactions, Protocol):
         """How many of the quota are used."""
         ...
 
-    async def set_replaced(self, entry: int, by: int, *, now: datetime, revoke_at: datetime) -> None:
-        """Unless it is revoked, or replaced already. What it had replaced itself waits no longer."""
+    async def set_replaced(self, by: int, *, now: datetime) -> None:
+        """What this one replaces waits for its revocation, unless it is revoked or replaced already.
+
+        What that one had replaced itself waits no longer.
+        """
         ...
 
     async def postpone_revocation(self, entry: int, until: datetime) -> None: ...

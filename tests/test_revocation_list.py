@@ -81,7 +81,13 @@ class Process:
         assert self.services.revocation_list is not None
         return self.services.revocation_list
 
-    async def issue(self, validity: timedelta = pki.DAYS_90, *, reject: bool = False) -> int:
+    async def issue(
+        self,
+        validity: timedelta = pki.DAYS_90,
+        *,
+        reject: bool = False,
+        replaces: Replacement | None = None,
+    ) -> int:
         """The serial number of Ada's new certificate."""
         request = pki.signing_request(validity=validity, subject=ADA.subject)
         leaf = (await self.services.ca.sign(request)).leaf
@@ -95,12 +101,14 @@ class Process:
             validity=validity,
             csr_sha256="00" * 32,
             origin=NOWHERE,
+            replaces=replaces,
         )
         entry = await self.services.ledger.intend(intent)
         if reject:
             await self.services.ledger.rejected(entry, "wrong", leaf)
         else:
             await self.services.ledger.issued(entry, leaf, None)
+            await self.services.ledger.delivered(entry, True)
         return leaf.serial_number
 
     async def certificate(self, serial: int) -> Certificate:
@@ -833,11 +841,8 @@ async def test_replaced_ones_that_ended_do_not_stand_in_the_way(start: Start, cl
     process = await start()
 
     async def replace_one(validity: timedelta, overlap: timedelta) -> int:
-        old, new = await process.issue(validity), await process.issue()
-        await process.services.ledger.replaced(
-            Replacement((await process.certificate(old)).entry, overlap),
-            (await process.certificate(new)).entry,
-        )
+        old = await process.issue(validity)
+        await process.issue(replaces=Replacement((await process.certificate(old)).entry, overlap))
         return old
 
     for _ in range(100):

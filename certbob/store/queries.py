@@ -162,8 +162,8 @@ class SqlLedger:
         row = await self._database.row(
             "INSERT INTO certificates (grant_hash, state, subject, door, account, name, email, profile,"
             " platform, device, encoding, key_type, validity, csr_sha256, request_id, address, created_at,"
-            " delivered)"
-            " SELECT ?, 'intent', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE (SELECT count(*)"
+            " delivered, replaces, overlap)"
+            " SELECT ?, 'intent', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE (SELECT count(*)"
             " FROM certificates WHERE subject = ? AND created_at > ? AND state <> 'failed') < ?"
             f" AND {within} RETURNING id",
             intent.grant_hash,
@@ -183,6 +183,8 @@ class SqlLedger:
             intent.origin.address,
             to_epoch(now),
             None if intent.delivered is None else int(intent.delivered),
+            intent.replaces.entry if intent.replaces else None,
+            int(intent.replaces.overlap.total_seconds()) if intent.replaces else None,
             identity.subject,
             to_epoch(since),
             limit,
@@ -194,12 +196,18 @@ class SqlLedger:
         row = await self._database.one(f"SELECT ({_ACTIVE})", *_active_values(subject, quota))
         return int(row[0])
 
-    async def set_replaced(self, entry: int, by: int, *, now: datetime, revoke_at: datetime) -> None:
+    async def set_replaced(self, by: int, *, now: datetime) -> None:
+        row = await self._database.row(
+            "SELECT replaces, overlap FROM certificates WHERE id = ? AND replaces IS NOT NULL", by
+        )
+        if row is None:
+            return
+        entry, overlap = row
         await self._database.rows(
             "UPDATE certificates SET replaced_by = ?, revoke_at = ?"
             " WHERE id = ? AND revoked_at IS NULL AND revoke_at IS NULL",
             by,
-            to_epoch(revoke_at),
+            to_epoch(now) + overlap,
             entry,
         )
         await self._database.rows(

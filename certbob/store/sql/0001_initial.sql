@@ -154,6 +154,8 @@ CREATE TABLE certificates (
     certificate bytea,
     revoked_at bigint,
     revocation_reason bigint,
+    replaces bigint,
+    overlap bigint,
     replaced_by bigint,
     revoke_at bigint,
     delivery text NOT NULL DEFAULT 'download',
