@@ -46,6 +46,11 @@ class Presented:
     known: Certificate | None
 
 
+def is_empty(text: str) -> bool:
+    """Without a certificate HAProxy writes empty quotes, and Caddy what stands in its configuration."""
+    return not text.strip('" ') or text.startswith("{")
+
+
 def read(text: str) -> x509.Certificate:
     """The first certificate in a header of a proxy. Raises ValueError.
 

@@ -26,7 +26,7 @@ async def show_presented() -> Response:
     trust = await services().ca.trust() if settings().can_test else None
     if trust is None or text is None:
         return await _page("begin")
-    if not text.strip(' "'):
+    if presented.is_empty(text):
         return await _page("none")
     try:
         found = await presented.examine(

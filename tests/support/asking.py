@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs12
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+    pkcs12,
+)
 
 from certbob import listener, web
 from certbob.server import ServerConfig, listener_config
@@ -32,6 +38,14 @@ class Owned:
         if not path.exists():
             path.write_bytes(self.pem)
         return path
+
+    @classmethod
+    def with_key(cls, leaf: x509.Certificate, key: bytes, *others: x509.Certificate) -> "Owned":
+        """`key`: DER, PKCS #8."""
+        private = load_der_private_key(key, None).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        )
+        return cls(leaf, private + b"".join(each.public_bytes(Encoding.PEM) for each in (leaf, *others)))
 
     @classmethod
     def of(cls, pfx: bytes, passphrase: str) -> "Owned":

@@ -12,12 +12,6 @@ import h2.connection
 import h2.events
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_der_private_key,
-)
 
 from certbob.bootstrap import SystemClock
 from certbob.errors import CAUnavailable
@@ -56,12 +50,6 @@ async def revoke(place: Asking, owned: Owned) -> None:
     found = await place.site.services.ledger.find_any(owned.leaf.serial_number)
     assert found is not None
     await place.site.services.revocation.revoke(found, Reason.LOST, "by a test")
-
-
-def owned(leaf: x509.Certificate, key: bytes, *others: x509.Certificate) -> Owned:
-    """`key`: DER, PKCS #8."""
-    private = load_der_private_key(key, None).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return Owned(leaf, private + b"".join(each.public_bytes(Encoding.PEM) for each in (leaf, *others)))
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -129,11 +117,11 @@ async def test_a_certificate_that_the_ledger_does_not_know_is_told_so(either: As
     ca = either.site.services.ca
     request = pki.signing_request(email="bert@example.org", organization=None)
     chain = await ca.sign(request)
-    elsewhere = owned(chain.leaf, pki.new_key().private_key, *chain.intermediates)
+    elsewhere = Owned.with_key(chain.leaf, pki.new_key().private_key, *chain.intermediates)
 
     answer = await either.get(elsewhere)
 
-    assert answer.heading == "This certificate was not made here"
+    assert answer.heading == "This certificate is not in our records"
     issuer = (await ca.trust()).intermediates[0].subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     assert str(issuer[0].value) in answer.page.text("main")
 
@@ -153,7 +141,7 @@ async def test_a_foreign_certificate_ends_in_the_handshake(place: Asking) -> Non
     leaf = pki.draft_leaf(pki.signing_request(), root).signed_by(root)
 
     with pytest.raises(OSError):  # noqa: PT011 by the client's timing a closed connection or an alert
-        await place.get(owned(leaf, pki.new_key().private_key))
+        await place.get(Owned.with_key(leaf, pki.new_key().private_key))
 
     assert (await place.get()).status == 200
 
