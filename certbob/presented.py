@@ -61,7 +61,10 @@ def read(text: str) -> x509.Certificate:
         raise ValueError("too long")
     first = unquote(text).removeprefix(_BEGIN).partition(_END)[0].partition(",")[0]
     der = base64.b64decode("".join(first.split()).strip('":'), validate=True)
-    return x509.load_der_x509_certificate(der)
+    try:
+        return x509.load_der_x509_certificate(der)
+    except x509.InvalidVersion as error:
+        raise ValueError(str(error)) from error
 
 
 async def examine(certificate: x509.Certificate, trust: Trust, ledger: Ledger, now: datetime) -> Presented:

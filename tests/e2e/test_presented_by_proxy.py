@@ -5,6 +5,7 @@ import re
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -83,7 +84,10 @@ class Proxied:
     params=[pytest.param(name, marks=pytest.mark.needs(name)) for name in ("nginx", "haproxy", "caddy")]
 )
 async def proxied(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Proxied]:
-    trusts = {"trusted_proxies": ("127.0.0.1/32",), "certificate_header": "client-cert"}
+    trusts: dict[str, Any] = {
+        "trusted_proxies": ("127.0.0.1/32",),
+        "certificate_header": "client-cert",
+    }
     async with serve(tmp_path / "data", StillClock(), **trusts) as served:
         folder = tmp_path / "machine"
         folder.mkdir()
