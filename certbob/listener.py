@@ -110,8 +110,9 @@ class _Listener:
                 scope["extensions"]["tls"] = tls
             await self._app(scope, receive, send)
 
+        loop = asyncio.get_running_loop()
         try:
-            loop = asyncio.get_running_loop()
-            await TCPServer(ASGIWrapper(app), loop, self._config, self._worker, {}, reader, writer)
+            with suppress(OSError):  # TLS that the other side ends carelessly
+                await TCPServer(ASGIWrapper(app), loop, self._config, self._worker, {}, reader, writer)
         except Exception:
             log.exception("a connection ended unexpectedly")
