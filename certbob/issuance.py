@@ -41,7 +41,9 @@ from certbob.grants import Grants
 from certbob.identity import Door, Identity
 from certbob.ledger import Ledger
 from certbob.names import Names
+from certbob.pause import Pause
 from certbob.ports import (
+    NOWHERE,
     SUPERSEDED,
     CertificateAuthority,
     Chain,
@@ -50,6 +52,7 @@ from certbob.ports import (
     Grant,
     Intent,
     Issued,
+    Origin,
     Replacement,
     Revoker,
     Signers,
@@ -116,6 +119,7 @@ class Issuance:
         grants: Grants,
         ledger: Ledger,
         names: Names,
+        pause: Pause,
         ca: CertificateAuthority,
         signers: Signers,
         profiles: Profiles,
@@ -128,6 +132,7 @@ class Issuance:
         self._grants = grants
         self._ledger = ledger
         self._names = names
+        self._pause = pause
         self._ca = ca
         self._signers = signers
         self._profiles = profiles
@@ -145,8 +150,9 @@ class Issuance:
     ) -> Profile:
         """The profile this person may have a certificate of now.
 
-        Raises NotEntitled, UnfitName, NameTaken, TooManyCertificates, TooManyActive.
+        Raises IssuingPaused, NotEntitled, UnfitName, NameTaken, TooManyCertificates, TooManyActive.
         """
+        await self._pause.check()
         profile = self._profiles.entitled(profile_id, identity)
         # At the terminal the administrator says whose certificate it is.
         if identity.door is not Door.TERMINAL:
@@ -161,7 +167,7 @@ class Issuance:
         *,
         holder: str | None = None,
         options: FileOptions = FileOptions(),
-        request_id: str = "-",
+        origin: Origin = NOWHERE,
         hand_over: bool = True,
     ) -> Issued:
         """Redeem the grant and return the file; within two minutes the same `holder` gets it again.
@@ -176,7 +182,7 @@ class Issuance:
         if take is None:
             if len(self._tasks) >= MAX_RUNNING:
                 raise Busy
-            task = self._tasks.start(self._redeem(untrusted_token, holder, options, request_id))
+            task = self._tasks.start(self._redeem(untrusted_token, holder, options, origin))
             if holder is not None and grant.id_hash not in self._takes:
                 take = self._keep(Take(grant, untrusted_token, holder, task))
         else:
@@ -300,7 +306,7 @@ class Issuance:
             await self._ledger.delivered(entry, False)
 
     async def _redeem(
-        self, untrusted_token: str, holder: str | None, options: FileOptions, request_id: str
+        self, untrusted_token: str, holder: str | None, options: FileOptions, origin: Origin
     ) -> _Made:
         grant = await self._grants.redeem(untrusted_token, holder)
         encoding = self.encoding_for(grant, options.older)
@@ -309,7 +315,7 @@ class Issuance:
             key_type = profile.key_type_for(encoding)
             trust = await self._ca.trust()
             new = await self._signers.run(keys.new_key_and_csr, key_type, grant.identity.name)
-            request = self._signing_request(grant, profile, new, request_id)
+            request = self._signing_request(grant, profile, new, origin)
             if findings := lint.check_request(request):
                 raise ValueError("; ".join(findings))
             entry = await self._ledger.intend(
@@ -322,7 +328,7 @@ class Issuance:
                     encoding=encoding,
                     validity=request.validity,
                     csr_sha256=hashlib.sha256(new.csr).hexdigest(),
-                    request_id=request_id,
+                    origin=origin,
                     quota=self._ledger.quota(profile, grant.replaces),
                     delivered=None if _is_open(grant) else True,
                 )
@@ -348,7 +354,7 @@ class Issuance:
         return made
 
     def _signing_request(
-        self, grant: Grant, profile: Profile, new: keys.NewKey, request_id: str
+        self, grant: Grant, profile: Profile, new: keys.NewKey, origin: Origin
     ) -> SigningRequest:
         email = grant.identity.email
         return SigningRequest(
@@ -360,7 +366,7 @@ class Issuance:
             subject=grant.identity.subject,
             usages=profile.usages,
             validity=grant.validity,
-            request_id=request_id,
+            request_id=origin.reference,
         )
 
     async def _sign(self, grant: Grant, entry: int, request: SigningRequest, trust: Trust) -> Chain:

@@ -10,14 +10,16 @@ from certbob.services import Services
 log = logging.getLogger(__name__)
 
 PRUNE_SECONDS = 600
+RECONCILE_SECONDS = 60
 REVOCATION_SECONDS = 20  # another process may have revoked something
 
 
 async def run(services: Services) -> None:
-    """Until cancelled: forget what has expired, revoke what was replaced, keep the list of both fresh."""
+    """Until cancelled: forget, revoke, reconcile, and keep the list of revoked certificates fresh."""
     jobs = [
         _every(PRUNE_SECONDS, services.prune),
         _every(REVOCATION_SECONDS, services.revocation.revoke_replaced),
+        _every(RECONCILE_SECONDS, services.reconciliation.reconcile),
     ]
     if services.revocation_list is not None:
         jobs.append(_every(REVOCATION_SECONDS, services.revocation_list.refresh))

@@ -5,14 +5,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from certbob.audit import AuditLog
 from certbob.chat_links import ChatLinks
 from certbob.delivery import MailDelivery
 from certbob.grants import Grants
 from certbob.identity import Identity
 from certbob.issuance import Issuance
 from certbob.ledger import Ledger
+from certbob.pause import Pause
 from certbob.ports import CertificateAuthority, Clock, People, SessionStore
 from certbob.profiles import Profiles
+from certbob.reconciliation import Reconciliation
 from certbob.revocation import Revocation
 from certbob.revocation_list import RevocationList
 
@@ -171,6 +174,9 @@ class Services:
     chat: Chat | None
     chat_links: ChatLinks
     ledger: Ledger
+    audit: AuditLog
+    pause: Pause
+    reconciliation: Reconciliation
     revocation: Revocation
     revocation_list: RevocationList | None  # None: the authority makes its own
     still_knows: Callable[[Identity], bool]  # False once the account was taken away

@@ -25,7 +25,7 @@ from certbob.config import DEFAULT_PROFILE, Builtin
 from certbob.devices import Encoding
 from certbob.errors import CABadAnswer, StorageProblem
 from certbob.issuance import FileOptions
-from certbob.ports import Certificate, Crl, Intent, Replacement
+from certbob.ports import NOWHERE, THE_SERVICE, Certificate, Crl, Intent, Replacement
 from certbob.profiles import KeyType
 from certbob.revocation import Reason
 from certbob.revocation_list import RevocationList
@@ -94,7 +94,7 @@ class Process:
             encoding=Encoding.MODERN,
             validity=validity,
             csr_sha256="00" * 32,
-            request_id="r-1",
+            origin=NOWHERE,
         )
         entry = await self.services.ledger.intend(intent)
         if reject:
@@ -109,7 +109,7 @@ class Process:
         return found
 
     async def revoke(self, serial: int, reason: Reason = Reason.LOST) -> None:
-        await self.services.revocation.revoke(await self.certificate(serial), reason, "by a test")
+        await self.services.revocation.revoke(await self.certificate(serial), reason, THE_SERVICE)
 
 
 async def started(data_dir: Path, clock: FakeClock, lifetime: timedelta = WEEK) -> Process:
@@ -821,7 +821,7 @@ async def test_a_signer_that_dies_does_not_fail_the_revocation(data_dir: Path, c
     for child in multiprocessing.active_children():
         child.kill()
     try:
-        await services.revocation.revoke(certificate, Reason.LOST, "by a test")
+        await services.revocation.revoke(certificate, Reason.LOST, THE_SERVICE)
     finally:
         await services.close()
         pool.close()

@@ -197,7 +197,8 @@ def test_links_lead_to_pages_that_exist(sample: Sample) -> None:
     one = f"/certificates/{CERTIFICATE.serial:x}"
     mine = {"/certificates", "/link", f"{one}/revoke", f"{one}/replace"}
     lists = {"/ca/crls.pem", "/ca/crl", "/ca/root-crl"}
-    others = {"/admin", f"/admin/people/{ADA.subject}"}
+    others = {f"/admin/people/{ADA.subject}", "/admin/audit.csv", "/admin/questions"}
+    others |= {"/admin", "/admin/expiring", "/admin/audit", "/admin/pause"}
     tests = {"/test", f"{TEST.facts['test_origin']}/test"}
     known = ours | mine | others | lists | tests | {"/ca/chain.pem", "mailto:help@example.org"}
 

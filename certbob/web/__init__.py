@@ -12,6 +12,7 @@ from certbob.errors import NoSuchPage
 from certbob.services import Services
 from certbob.web import (
     admin,
+    audit,
     certificates,
     chat_links,
     errors,
@@ -56,7 +57,7 @@ def create_app(
     set_up_templates(app, static)
     errors.set_up_errors(app)
     doors = (login, single_sign_on, options, issue, mattermost)
-    for module in (*doors, certificates, chat_links, admin, presented, trust, ops):
+    for module in (*doors, certificates, chat_links, admin, audit, presented, trust, ops):
         app.register_blueprint(module.blueprint)
 
     @app.get("/static/<name>")

@@ -8,7 +8,7 @@ from quart import current_app, g, request
 
 from certbob.errors import NotSignedIn
 from certbob.identity import Identity
-from certbob.ports import Session
+from certbob.ports import Actor, Origin, Session
 from certbob.services import Services
 
 MAX_USER_AGENT = 256
@@ -79,6 +79,15 @@ def reference() -> str:
         g.reference = f"{text[:4]}-{text[4:]}"
     found: str = g.reference
     return found
+
+
+def origin() -> Origin:
+    return Origin(request.remote_addr or "-", reference())
+
+
+def actor() -> Actor:
+    """The person who is signed in. Raises NotSignedIn."""
+    return Actor.of(identity(), origin())
 
 
 def is_htmx() -> bool:

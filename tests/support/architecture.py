@@ -30,7 +30,8 @@ def _room(modules: str, rooms: str = "", libraries: str = "") -> Room:
 
 CORE = (
     "errors identity profiles devices ports words secret strict_json tasks names tokens grants keys bundles"
-    " lint issuance delivery ledger revocation revocation_list chat_links presented services"
+    " lint audit pause ledger reconciliation issuance delivery revocation revocation_list chat_links"
+    " presented services"
 )
 # Of the standard library, what the core leaves to adapters and front doors.
 OUTSIDE = _names("dbm ftplib http imaplib poplib smtplib socket socketserver sqlite3 ssl urllib")

@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 
 from certbob import words
+from certbob.audit import Action
 from certbob.config import DEFAULT_PROFILE
 from certbob.delivery import Sent
 from certbob.devices import Device, Platform
@@ -33,7 +34,17 @@ from certbob.errors import (
     SignInRefused,
 )
 from certbob.identity import Door, Identity
-from certbob.ports import Certificate, LinkRequest
+from certbob.ports import (
+    THE_SERVICE,
+    Actor,
+    AuditEntry,
+    Certificate,
+    Entry,
+    LinkRequest,
+    Numbers,
+    Origin,
+    Paused,
+)
 from certbob.presented import Presented, State
 from certbob.profiles import Profile, Usage
 from certbob.revocation import Outcome, Reason
@@ -115,6 +126,7 @@ LOGIN = Sample(
     },
 )
 SINGLE_SIGN_ON = LOGIN.changed(single_sign_on=PROVIDER)
+STOPPED = Paused(NOW, "grace", "We are moving to a new server until 14:00.")
 NEW = Sample(
     "new.html",
     {
@@ -140,6 +152,7 @@ NEW = Sample(
         "ask_older": True,
         "device_is_suggested": True,
         "link_sent": False,
+        "paused": None,
         "existing": None,
     },
 )
@@ -229,11 +242,75 @@ ADMIN = Sample(
         **SIGNED_IN,
         "is_admin": True,
         "words": "",
+        "numbers": Numbers(212, 3, {"mattermost": 17, "oidc": 41}),
+        "paused": None,
+        "questions": 0,
         "certificates": CERTIFICATES.facts["certificates"],
         "labels": {"client": "Client certificate"},
         "now": NOW,
         "number": 1,
         "has_more": False,
+    },
+)
+EXPIRING = Sample(
+    "expiring.html",
+    {
+        **SIGNED_IN,
+        "is_admin": True,
+        "certificates": CERTIFICATES.facts["certificates"][:1],
+        "labels": {"client": "Client certificate"},
+        "now": NOW,
+        "number": 1,
+        "has_more": False,
+    },
+)
+PAUSE = Sample("pause.html", {**SIGNED_IN, "is_admin": True, "paused": None, "note": "", "errors": {}})
+QUESTIONS = Sample(
+    "questions.html",
+    {
+        **SIGNED_IN,
+        "is_admin": True,
+        "questions": [
+            Entry(
+                number=7,
+                subject=ADA.subject,
+                name=ADA.name,
+                actor=Actor(Door.OIDC, "ada", Origin("192.0.2.7", "8F3A-22")),
+                profile_id="client",
+                device="Work laptop",
+                created_at=NOW,
+                validity=timedelta(days=90),
+                csr_sha256="8af03c71" * 8,
+                note="no answer within 15 s",
+            )
+        ],
+    },
+)
+AUDIT = Sample(
+    "audit.html",
+    {
+        **SIGNED_IN,
+        "is_admin": True,
+        "sent": {"q": "ada & co", "action": "revoked", "since": "2026-11-01", "until": ""},
+        "errors": {},
+        "actions": tuple(Action),
+        "labels": {action.value: action.label for action in Action},
+        "entries": [
+            AuditEntry(
+                number=2,
+                at=NOW,
+                action="revoked",
+                actor=Actor(Door.LOCAL, "grace", Origin("192.0.2.7", "8F3A-22")),
+                subject=ADA.subject,
+                name=ADA.name,
+                serial="a4994cc011f4e45cfb5d3e71e0d39631",
+                note="Work laptop: lost",
+                hash="8af03c71" * 8,
+            ),
+            AuditEntry(1, NOW, "revoked", THE_SERVICE, None, None, None, "", "8af03c71" * 8),
+        ],
+        "number": 1,
+        "has_more": True,
     },
 )
 PERSON = Sample(
@@ -305,6 +382,7 @@ SAMPLES: dict[str, Sample] = {
     "sign-in-not-allowed": SINGLE_SIGN_ON.changed(problem=NotAllowed("", ("staff",)), reference="8F3A-22"),
     "signed-out-here": SINGLE_SIGN_ON.changed(signed_out=True),
     "options": NEW,
+    "options-paused": NEW.changed(paused=STOPPED),
     "options-as-administrator": NEW.changed(is_admin=True),
     "options-many": NEW.changed(
         profiles=(DEFAULT_PROFILE, VPN),
@@ -374,6 +452,17 @@ SAMPLES: dict[str, Sample] = {
     "admin": ADMIN,
     "admin-none": ADMIN.changed(words="nobody & co", certificates=[]),
     "admin-more": ADMIN.changed(words="nobody & co", number=2, has_more=True),
+    "admin-paused": ADMIN.changed(paused=STOPPED, questions=2),
+    "expiring": EXPIRING,
+    "expiring-none": EXPIRING.changed(certificates=[]),
+    "pause": PAUSE,
+    "pause-with-mistake": PAUSE.changed(note="x" * 200, errors={"note": "At most 200 characters."}),
+    "paused": PAUSE.changed(paused=STOPPED),
+    "questions": QUESTIONS,
+    "questions-none": QUESTIONS.changed(questions=[]),
+    "audit": AUDIT,
+    "audit-none": AUDIT.changed(entries=[], has_more=False),
+    "audit-with-mistake": AUDIT.changed(entries=[], has_more=False, errors={"since": "Enter a day."}),
     "person": PERSON,
     "person-without-reason": PERSON.changed(errors={"reason": "Choose why."}),
     "person-done": PERSON.changed(active=[], outcome=Outcome(3, 0)),

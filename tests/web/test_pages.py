@@ -56,7 +56,13 @@ async def test_every_template_is_used(data_dir: Path, clock: StillClock) -> None
             "chat_link.html",
             "revoke.html",
             "admin.html",
+            "_admin_nav.html",
+            "_found.html",
+            "audit.html",
+            "expiring.html",
+            "pause.html",
             "person.html",
+            "questions.html",
             "_reasons.html",
         )
         every = site.app.jinja_env.list_templates()
