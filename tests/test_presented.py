@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certbob.ports import SUPERSEDED
+from certbob.ports import SUPERSEDED, THE_SERVICE
 from certbob.presented import MAX_CHARACTERS, State, examine, is_empty, read
 from tests.support import pki
 from tests.support.core import Core, open_core
@@ -86,8 +86,11 @@ async def state(core: Core, certificate: x509.Certificate) -> State:
 async def test_the_ledger_and_the_clock_decide(data_dir: Path) -> None:
     async with open_core(data_dir) as core:
         first, second, third = [(await core.issue(await core.mint())) for _ in range(3)]
-        await core.services.ledger.revoked(second.entry, 1)
-        await core.services.ledger.revoked(third.entry, SUPERSEDED)
+        ledger = core.services.ledger
+        for issued, reason_code in ((second, 1), (third, SUPERSEDED)):
+            known = await ledger.find_any(issued.leaf.serial_number)
+            assert known is not None
+            await ledger.revoked(known, reason_code, THE_SERVICE, "")
 
         leaves = first.leaf, second.leaf, third.leaf
         assert [await state(core, leaf) for leaf in leaves] == [State.GOOD, State.REVOKED, State.REPLACED]

@@ -12,6 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from certbob.ports import THE_SERVICE
 from certbob.revocation import Reason
 from tests.support import pki
 from tests.support.asking import Owned, take
@@ -106,7 +107,7 @@ async def test_the_proxy_tells_what_the_browser_presents(proxied: Proxied) -> No
     mine, lost = await take(site), await take(site)
     known = await site.services.ledger.find_any(lost.leaf.serial_number)
     assert known is not None
-    await site.services.revocation.revoke(known, Reason.LOST, "by a test")
+    await site.services.revocation.revoke(known, Reason.LOST, THE_SERVICE)
     elsewhere = foreign()
 
     good = await proxied.page(mine)

@@ -15,7 +15,7 @@ from cryptography import x509
 
 from certbob.bootstrap import SystemClock
 from certbob.errors import CAUnavailable
-from certbob.ports import SUPERSEDED
+from certbob.ports import THE_SERVICE
 from certbob.revocation import Reason
 from certbob.web.security import HEADERS, HTTPS_HEADERS
 from certbob.words import day
@@ -46,10 +46,10 @@ async def place(data_dir: Path, clock: StillClock) -> AsyncIterator[Asking]:
         yield opened
 
 
-async def revoke(place: Asking, owned: Owned) -> None:
+async def revoke(place: Asking, owned: Owned, reason: Reason = Reason.LOST) -> None:
     found = await place.site.services.ledger.find_any(owned.leaf.serial_number)
     assert found is not None
-    await place.site.services.revocation.revoke(found, Reason.LOST, "by a test")
+    await place.site.services.revocation.revoke(found, reason, THE_SERVICE)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -77,11 +77,8 @@ async def test_a_revoked_certificate_is_told_so(either: Asking) -> None:
 
 async def test_a_replaced_certificate_is_told_so(place: Asking) -> None:
     old = await take(place.site)
-    ledger = place.site.services.ledger
-    known = await ledger.find_any(old.leaf.serial_number)
-    assert known is not None
 
-    await ledger.revoked(known.entry, SUPERSEDED)
+    await revoke(place, old, Reason.REPLACED)
 
     answer = await place.get(old)
     assert answer.heading == "This certificate was replaced"
