@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -25,6 +26,7 @@ from tests.support.preview import (
     ROOT,
     SAMPLES,
     TAKE,
+    TEST,
     TOKEN,
     VPN,
     Sample,
@@ -197,7 +199,8 @@ def test_links_lead_to_pages_that_exist(sample: Sample) -> None:
     lists = {"/ca/crls.pem", "/ca/crl", "/ca/root-crl"}
     others = {f"/admin/people/{ADA.subject}", "/admin/audit.csv", "/admin/questions"}
     others |= {"/admin", "/admin/expiring", "/admin/audit", "/admin/pause"}
-    known = ours | mine | others | lists | {"/ca/chain.pem", "mailto:help@example.org"}
+    tests = {"/test", f"{TEST.facts['test_origin']}/test"}
+    known = ours | mine | others | lists | tests | {"/ca/chain.pem", "mailto:help@example.org"}
 
     for link in shown(sample).all("a"):
         address = link.get("href", "").partition("?")[0]
@@ -246,6 +249,9 @@ def _hostile(sample: Sample) -> Sample:
             "again": {"token": HOSTILE, "by_mail": True},
         },
         "ca.html": {"root_subject": HOSTILE, "intermediates": [HOSTILE]},
+        "test.html": {"presented": replace(sample.facts["presented"], name=HOSTILE, issuer=HOSTILE)}
+        if sample.facts.get("presented")
+        else {},
     }
     return sample.changed(
         organization=HOSTILE,
@@ -255,7 +261,9 @@ def _hostile(sample: Sample) -> Sample:
     )
 
 
-@pytest.mark.parametrize("sample", [LOGIN, NEW, TAKE, ERROR, CA], ids=lambda sample: sample.template)
+@pytest.mark.parametrize(
+    "sample", [LOGIN, NEW, TAKE, ERROR, CA, SAMPLES["test-foreign"]], ids=lambda sample: sample.template
+)
 @pytest.mark.parametrize("base", ["shell.html", "_fragment.html"])
 def test_hostile_text_stays_text(sample: Sample, base: str) -> None:
     hostile = _hostile(sample)

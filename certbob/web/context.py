@@ -24,6 +24,13 @@ class WebSettings:
     organization: str | None
     direct_download: bool
     ask_older: bool
+    test_origin: str | None = None  # where a browser is asked for its certificate
+    proxy_tells_certificate: bool = False
+
+    @property
+    def can_test(self) -> bool:
+        """Whether anybody sees which certificate a browser presents."""
+        return self.test_origin is not None or self.proxy_tells_certificate
 
     @property
     def https(self) -> bool:

@@ -30,7 +30,8 @@ def _room(modules: str, rooms: str = "", libraries: str = "") -> Room:
 
 CORE = (
     "errors identity profiles devices ports words secret strict_json tasks names tokens grants keys bundles"
-    " lint audit pause ledger reconciliation issuance delivery revocation revocation_list chat_links services"
+    " lint audit pause ledger reconciliation issuance delivery revocation revocation_list chat_links"
+    " presented services"
 )
 # Of the standard library, what the core leaves to adapters and front doors.
 OUTSIDE = _names("dbm ftplib http imaplib poplib smtplib socket socketserver sqlite3 ssl urllib")
@@ -56,7 +57,8 @@ ROOMS = {
     "jobs": _room("jobs", "core"),
     "doctor": _room("doctor", "core"),
     "snippets": _room("snippets", "paths", "jinja2"),
-    "server": _room("server", "core web config bootstrap jobs logs paths", "hypercorn"),
+    "listener": _room("listener", "core", "hypercorn cryptography"),
+    "server": _room("server", "core web config bootstrap jobs listener logs paths", "hypercorn"),
     "cli": _room(
         "cli", "core files auth chat config bootstrap jobs doctor server logs snippets", "click cryptography"
     ),

@@ -45,6 +45,7 @@ from certbob.ports import (
     Origin,
     Paused,
 )
+from certbob.presented import Presented, State
 from certbob.profiles import Profile, Usage
 from certbob.revocation import Outcome, Reason
 from certbob.web.static import StaticFiles
@@ -71,6 +72,7 @@ GLOBALS = {
     "version": "0.1.0",
     "organization": "Example Org",
     "contact": "help@example.org",
+    "can_test": True,
 }
 SIGNED_OUT = {"identity": None, "is_admin": False, "signed_in": False, "form_token": ""}
 SIGNED_IN = {"identity": ADA, "is_admin": False, "signed_in": True, "form_token": "5e55104"}
@@ -345,6 +347,25 @@ CA = Sample(
     },
 )
 
+PRESENTED = Presented(
+    State.GOOD,
+    ADA.name,
+    "Example Org Issuing CA",
+    CERTIFICATE.not_before,
+    CERTIFICATE.not_after,
+    CERTIFICATE,
+)
+TEST = Sample(
+    "test.html",
+    {
+        **SIGNED_OUT,
+        "state": "begin",
+        "presented": None,
+        "labels": {"client": "Client certificate"},
+        "test_origin": "https://cert.example.org:8443",
+    },
+)
+
 SAMPLES: dict[str, Sample] = {
     "sign-in": LOGIN,
     "sign-in-refused": LOGIN.changed(problem=SignInRefused(), username="ada"),
@@ -451,6 +472,30 @@ SAMPLES: dict[str, Sample] = {
     "link-list": LINK.changed(wanted=None, token=None, links=(("eqaw", "ada.lovelace"),)),
     "ca": CA,
     "ca-without-list": CA.changed(has_list=False),
+    "test": TEST,
+    "test-impossible": TEST.changed(**SIGNED_IN, test_origin=None, can_test=False),
+    "test-none": TEST.changed(state="none"),
+    "test-none-by-proxy": TEST.changed(**SIGNED_IN, state="none", test_origin=None),
+    "test-unreadable": TEST.changed(state="unreadable", test_origin=None),
+    **{
+        f"test-{state}": TEST.changed(state=state, presented=replace(PRESENTED, state=state))
+        for state in (State.GOOD, State.EXPIRED, State.EARLY)
+    },
+    **{
+        f"test-{state}": TEST.changed(
+            state=state, presented=replace(PRESENTED, known=replace(CERTIFICATE, revoked_at=NOW))
+        )
+        for state in (State.REVOKED, State.REPLACED)
+    },
+    **{
+        f"test-{state}": TEST.changed(state=state, presented=replace(PRESENTED, known=None))
+        for state in (State.UNKNOWN, State.FOREIGN)
+    },
+    "test-being-replaced": TEST.changed(
+        state=State.GOOD,
+        presented=replace(PRESENTED, known=replace(CERTIFICATE, revoke_at=NOW + timedelta(days=7))),
+    ),
+    "test-old-authority": TEST.changed(state=State.FOREIGN, presented=PRESENTED),
 }
 
 

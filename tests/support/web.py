@@ -141,7 +141,9 @@ def settings_for(
     oidc: OIDC = OIDC(),  # noqa: B008
     smtp: SMTP = SMTP(),  # noqa: B008
     mattermost: Mattermost = Mattermost(),  # noqa: B008
+    **server: Any,
 ) -> Settings:
+    """`server`: more keys of that section."""
     users = (
         LocalUser(
             username=person.username,
@@ -159,6 +161,7 @@ def settings_for(
             trusted_proxies=trusted_proxies,
             organization=ORGANIZATION,
             contact=CONTACT,
+            **server,
         ),
         local=Local(users=tuple(users)),
         issue=issue,
