@@ -125,6 +125,13 @@ def scope(text: str) -> str:
     return text
 
 
+def header_name(text: str) -> str:
+    """In lower case. Without `_`, which some proxies take for `-`: whoever sends it is no proxy of ours."""
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,63}", text) is None:
+        raise ValueError('the name of a header, such as "Client-Cert"')
+    return text.lower()
+
+
 def trust_anchor(text: str, folder: Path) -> str:
     """The SHA-256 of a root certificate in lower-case hex, or the path of a PEM file."""
     digits = re.sub("[: -]", "", text).lower()

@@ -10,16 +10,18 @@ from certbob.services import Services
 log = logging.getLogger(__name__)
 
 PRUNE_SECONDS = 600
+RECONCILE_SECONDS = 60
 REVOCATION_SECONDS = 20  # another process may have revoked something
 LOOK_SECONDS = 60
 PUBLISHED_LIST_SECONDS = 300
 
 
 async def run(services: Services) -> None:
-    """Until cancelled: forget what has expired, revoke what was replaced, look at lists and authority."""
+    """Until cancelled: forget, revoke, reconcile, look, and keep the list of revoked certificates fresh."""
     jobs = [
         _every(PRUNE_SECONDS, services.prune, services),
         _every(REVOCATION_SECONDS, services.revocation.revoke_replaced, services),
+        _every(RECONCILE_SECONDS, services.reconciliation.reconcile, services),
         _every(LOOK_SECONDS, services.watch.look, services),
     ]
     if services.revocation_list is not None:

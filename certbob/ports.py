@@ -1,12 +1,12 @@
 """What the core needs from the outside world, on one page. Adapters implement these; tests may swap them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from email.message import EmailMessage
 from enum import StrEnum
-from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
+from typing import ParamSpec, Protocol, Self, TypeVar, runtime_checkable
 
 from cryptography import x509
 
@@ -21,6 +21,33 @@ _DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a request came from: the client's address, and what names the request in the log."""
+
+    address: str = "-"
+    reference: str = "-"
+
+
+NOWHERE = Origin()
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who does something, and through which door; an account is known by its door's own id of it."""
+
+    door: str
+    account: str
+    origin: Origin = NOWHERE
+
+    @classmethod
+    def of(cls, identity: Identity, origin: Origin) -> Self:
+        return cls(identity.door, identity.account, origin)
+
+
+THE_SERVICE = Actor("service", "-")  # what happens by itself
 
 
 class Clock(Protocol):
@@ -314,9 +341,10 @@ class Intent:
     encoding: Encoding
     validity: timedelta
     csr_sha256: str
-    request_id: str
+    origin: Origin
     quota: Quota | None = None
     delivered: bool | None = True  # as long as nobody says otherwise
+    replaces: Replacement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +369,7 @@ class Certificate:
     revoked_at: datetime | None
     revocation_reason: int | None = None  # RFC 5280 5.3.1
     revoke_at: datetime | None = None  # when a newer one took its place
+    address: str = "-"  # from where it was asked for
 
     def is_active(self, now: datetime) -> bool:
         return self.revoked_at is None and now < self.not_after
@@ -362,7 +391,38 @@ class Certificate:
         return "Active"
 
 
-class LedgerStore(Protocol):
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A signing in the ledger, whatever became of it: who asked for what."""
+
+    number: int
+    subject: str
+    name: str
+    actor: Actor
+    profile_id: str
+    device: str
+    created_at: datetime
+    validity: timedelta
+    csr_sha256: str
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What an administrator sees first. `issued`: of the last 30 days, by door."""
+
+    active: int
+    expiring: int
+    issued: Mapping[str, int]
+
+
+class Transactions(Protocol):
+    def transaction(self) -> AbstractAsyncContextManager[None]:
+        """What the task writes inside, through whichever store, happens as a whole or not at all."""
+        ...
+
+
+class LedgerStore(Transactions, Protocol):
     """Every method raises StorageProblem when the database cannot do it. Times are aware, UTC."""
 
     async def add_entry(self, intent: Intent, *, now: datetime, since: datetime, limit: int) -> int | None:
@@ -376,8 +436,11 @@ class LedgerStore(Protocol):
         """How many of the quota are used."""
         ...
 
-    async def set_replaced(self, entry: int, by: int, *, now: datetime, revoke_at: datetime) -> None:
-        """Unless it is revoked, or replaced already. What it had replaced itself waits no longer."""
+    async def set_replaced(self, by: int, *, now: datetime) -> None:
+        """What this one replaces waits for its revocation, unless it is revoked or replaced already.
+
+        What that one had replaced itself waits no longer.
+        """
         ...
 
     async def postpone_revocation(self, entry: int, until: datetime) -> None: ...
@@ -398,8 +461,12 @@ class LedgerStore(Protocol):
         now: datetime,
         certificate: x509.Certificate | None = None,
         note: str | None = None,
-    ) -> None:
+    ) -> Entry:
         """Raises Duplicate when another entry has the certificate's serial number."""
+        ...
+
+    async def open_entries(self, states: Sequence[str], *, before: datetime, limit: int) -> list[Entry]:
+        """Those of then and before that are in one of the states, the newest first."""
         ...
 
     async def set_delivered(self, entry: int, delivered: bool | None, delivery: Delivery) -> None:
@@ -408,8 +475,8 @@ class LedgerStore(Protocol):
 
     async def set_encoding(self, entry: int, encoding: Encoding) -> None: ...
 
-    async def set_revoked(self, entry: int, reason_code: int, *, now: datetime) -> None:
-        """Keeps the time and the reason of the first time."""
+    async def set_revoked(self, entry: int, reason_code: int, *, now: datetime) -> bool:
+        """Keeps the time and the reason of the first time; False when it was not the first."""
         ...
 
     async def certificates_of(
@@ -427,6 +494,12 @@ class LedgerStore(Protocol):
     async def active_of(self, subject: str, *, now: datetime) -> list[Certificate]:
         """All that a person could still use; what ends soonest on top."""
         ...
+
+    async def expiring(self, *, now: datetime, until: datetime, limit: int, offset: int) -> list[Certificate]:
+        """Of everybody, the soonest first; without those that have a successor."""
+        ...
+
+    async def numbers(self, *, now: datetime, soon: datetime, since: datetime) -> Numbers: ...
 
     async def entries_since(self, subject: str, since: datetime) -> list[datetime]:
         """When this person's certificates were asked for, oldest first; failed tries do not count."""
@@ -454,6 +527,78 @@ class CrlStore(Protocol):
 
     async def last_crl(self) -> tuple[datetime, datetime] | None:
         """Its this update and next update, whichever process signed it; None: none was signed yet."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """`subject` and `name`: whom it concerns; `serial`: hex; `hash`: see `certbob.audit`."""
+
+    number: int
+    at: datetime
+    action: str
+    actor: Actor
+    subject: str | None
+    name: str | None
+    serial: str | None
+    note: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """`words`: somewhere in account, name, address, serial number or note. `until` is not included."""
+
+    words: str = ""
+    action: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class AuditStore(Transactions, Protocol):
+    """Every method raises StorageProblem when the database cannot do it."""
+
+    async def next_entry(self) -> tuple[int, str]:
+        """Its number, and the hash of the one before. Until the transaction ends nobody else gets one."""
+        ...
+
+    async def append(self, entry: AuditEntry, follower: Callable[[], None]) -> None:
+        """`follower` is called once the transaction has been written."""
+        ...
+
+    async def head(self) -> tuple[int, str]:
+        """Number and hash of the last entry; 0 and nothing before the first one."""
+        ...
+
+    async def entries(self, wanted: AuditFilter, *, limit: int, offset: int) -> list[AuditEntry]:
+        """The newest first."""
+        ...
+
+    async def entries_after(self, number: int, wanted: AuditFilter, *, limit: int) -> list[AuditEntry]:
+        """The oldest first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """Issuing is stopped. `account`: who stopped it; `note`: why, for everybody."""
+
+    since: datetime
+    account: str
+    note: str
+
+
+class PauseStore(Transactions, Protocol):
+    """Every method raises StorageProblem when the database cannot do it."""
+
+    async def paused(self) -> Paused | None: ...
+
+    async def set_paused(self, paused: Paused) -> bool:
+        """False when it is stopped already."""
+        ...
+
+    async def end_pause(self) -> bool:
+        """False when it is not stopped."""
         ...
 
 
@@ -542,7 +687,7 @@ class LinkRequest:
     until: datetime
 
 
-class ChatStore(Protocol):
+class ChatStore(Transactions, Protocol):
     """Chat accounts, by their user ids. Every method raises StorageProblem when the database cannot do it."""
 
     async def bound(self, user_id: str) -> dict[str, str]:
@@ -580,7 +725,9 @@ class ChatStore(Protocol):
         """User id -> the name it had then."""
         ...
 
-    async def unlink(self, user_id: str, subject: str) -> None: ...
+    async def unlink(self, user_id: str, subject: str) -> bool:
+        """False when it was not theirs."""
+        ...
 
     async def forget(self, user_id: str) -> bool:
         """All that is bound to the account and linked with it; False when there was nothing."""

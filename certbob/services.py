@@ -6,14 +6,17 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from certbob.audit import AuditLog
 from certbob.chat_links import ChatLinks
 from certbob.delivery import MailDelivery
 from certbob.grants import Grants
 from certbob.identity import Identity
 from certbob.issuance import Issuance
 from certbob.ledger import Ledger
+from certbob.pause import Pause
 from certbob.ports import CertificateAuthority, Clock, People, SessionStore
 from certbob.profiles import Profiles
+from certbob.reconciliation import Reconciliation
 from certbob.revocation import Revocation
 from certbob.revocation_list import RevocationList
 from certbob.watch import PublishedList, Watch
@@ -199,6 +202,9 @@ class Services:
     chat: Chat | None
     chat_links: ChatLinks
     ledger: Ledger
+    audit: AuditLog
+    pause: Pause
+    reconciliation: Reconciliation
     revocation: Revocation
     revocation_list: RevocationList | None  # None: the authority makes its own
     published_list: PublishedList | None  # None: it makes none, or ours

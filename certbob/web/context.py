@@ -9,7 +9,7 @@ from quart import current_app, g, request
 
 from certbob.errors import NotSignedIn
 from certbob.identity import Identity
-from certbob.ports import Session
+from certbob.ports import Actor, Origin, Session
 from certbob.secret import Secret
 from certbob.services import Services
 
@@ -27,6 +27,13 @@ class WebSettings:
     direct_download: bool
     ask_older: bool
     metrics_token: Secret | None = None
+    test_origin: str | None = None  # where a browser is asked for its certificate
+    proxy_tells_certificate: bool = False
+
+    @property
+    def can_test(self) -> bool:
+        """Whether anybody sees which certificate a browser presents."""
+        return self.test_origin is not None or self.proxy_tells_certificate
 
     @property
     def https(self) -> bool:
@@ -92,6 +99,15 @@ def reference() -> str:
         g.reference = f"{text[:4]}-{text[4:]}"
     found: str = g.reference
     return found
+
+
+def origin() -> Origin:
+    return Origin(request.remote_addr or "-", reference())
+
+
+def actor() -> Actor:
+    """The person who is signed in. Raises NotSignedIn."""
+    return Actor.of(identity(), origin())
 
 
 def is_htmx() -> bool:

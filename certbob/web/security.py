@@ -18,13 +18,14 @@ from typing import ParamSpec
 
 from quart import Response, g, request
 
+from certbob.audit import Action
 from certbob.chat_links import LIFETIME as CHAT_LINK_LIFETIME
 from certbob.errors import ForeignRequest, NoSuchPage, NotSignedIn, StorageProblem
 from certbob.grants import LINK_LIFETIME
 from certbob.identity import Identity
 from certbob.keys import digest
-from certbob.ports import Session
-from certbob.web.context import services, session, settings
+from certbob.ports import Actor, Session
+from certbob.web.context import origin, services, session, settings
 from certbob.web.forms import read_first_fields, read_form
 from certbob.web.guard import LOOPBACK_NAMES, allowed_hosts
 
@@ -248,6 +249,13 @@ async def start_session(identity: Identity, response: Response, *, is_admin: boo
     now = services().clock.now()
     await services().sessions.add_session(
         Session(digest(cookie), identity, is_admin, created_at=now, seen_at=now)
+    )
+    await services().audit.record(
+        Action.SIGNED_IN,
+        Actor.of(identity, origin()),
+        subject=identity.subject,
+        name=identity.name,
+        note="as an administrator" if is_admin else "",
     )
     _set_cookie(response, "certbob", cookie, None)
 

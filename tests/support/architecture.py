@@ -30,7 +30,8 @@ def _room(modules: str, rooms: str = "", libraries: str = "") -> Room:
 
 CORE = (
     "errors identity profiles devices ports words secret strict_json tasks names tokens grants keys bundles"
-    " lint issuance delivery ledger revocation revocation_list chat_links watch services"
+    " lint audit pause ledger reconciliation issuance delivery revocation revocation_list chat_links"
+    " presented watch services"
 )
 # Of the standard library, what the core leaves to adapters and front doors.
 OUTSIDE = _names("dbm ftplib http imaplib poplib smtplib socket socketserver sqlite3 ssl urllib")
@@ -57,7 +58,8 @@ ROOMS = {
     "jobs": _room("jobs", "core"),
     "doctor": _room("doctor", "core config", "cryptography"),
     "snippets": _room("snippets", "paths", "jinja2"),
-    "server": _room("server", "core web config bootstrap jobs logs paths", "hypercorn cryptography"),
+    "listener": _room("listener", "core", "hypercorn cryptography"),
+    "server": _room("server", "core web config bootstrap jobs listener logs paths", "hypercorn cryptography"),
     "cli": _room(
         "cli", "core files auth chat config bootstrap jobs doctor server logs snippets", "click cryptography"
     ),

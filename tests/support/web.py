@@ -142,7 +142,9 @@ def settings_for(
     oidc: OIDC = OIDC(),  # noqa: B008
     smtp: SMTP = SMTP(),  # noqa: B008
     mattermost: Mattermost = Mattermost(),  # noqa: B008
+    **server: Any,
 ) -> Settings:
+    """`server`: more keys of that section."""
     users = (
         LocalUser(
             username=person.username,
@@ -161,6 +163,7 @@ def settings_for(
             metrics_token=metrics_token,
             organization=ORGANIZATION,
             contact=CONTACT,
+            **server,
         ),
         local=Local(users=tuple(users)),
         issue=issue,

@@ -233,14 +233,26 @@ async def test_labels_stay_few_whatever_is_asked(site: Site) -> None:
     assert after - before <= 2 * 10
 
 
-async def test_events_are_counted(site: Site) -> None:
-    for door in ("local", "local", "mattermost"):
-        site.services.metrics.count_event("issued", door)
+async def test_what_the_audit_log_gets_is_counted(site: Site) -> None:
+    await site.signed_in()
+    browser = site.browser()
+    form = (await browser.get(f"/issue?token={await site.mint()}")).page.form("/issue")
+    await browser.submit(form)
 
     found = await scraped(site)
 
-    assert of(found, "certbob_events_total", action="issued", door="local") == 2
-    assert of(found, "certbob_events_total", action="issued", door="mattermost") == 1
+    assert of(found, "certbob_events_total", action="signed_in", door="local") == 1
+    assert of(found, "certbob_events_total", action="issued", door="local") == 1
+
+
+async def test_events_are_counted(site: Site) -> None:
+    for door in ("local", "local", "mattermost"):
+        site.services.metrics.count_event("revoked", door)
+
+    found = await scraped(site)
+
+    assert of(found, "certbob_events_total", action="revoked", door="local") == 2
+    assert of(found, "certbob_events_total", action="revoked", door="mattermost") == 1
 
 
 async def test_the_version_that_runs_is_told(site: Site) -> None:
