@@ -10,7 +10,7 @@ VENV := .venv
 BUILD_VENV := .venv-build
 INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all:
 
-.PHONY: help run test lint binary lock shots test-programs build-programs
+.PHONY: help run test bench lint binary lock shots test-programs build-programs
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -20,6 +20,9 @@ run: $(VENV)/.runtime ## set up and run on the embedded defaults
 
 test: $(VENV)/.dev test-programs ## set up what the tests need and run them (ARGS="-k grants": some of them)
 	$(VENV)/bin/python -m pytest $(ARGS)
+
+bench: $(VENV)/.dev ## measure whether anything gets slower as the ledger grows
+	@$(VENV)/bin/python -m bench.growth
 
 lint: $(VENV)/.dev ## style, format and types
 	$(VENV)/bin/ruff check .

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from certbob.audit import AuditLog
 from certbob.auth.claims import ClaimRules
 from certbob.auth.local import Account, LocalAccounts, hash_password, new_password
 from certbob.auth.oidc import OIDCSignIn
@@ -35,13 +36,16 @@ from certbob.keys import derive_key
 from certbob.ledger import HOUR, Ledger
 from certbob.mail.letters import Letters
 from certbob.mail.smtp import SMTPMailer, tls_context
+from certbob.metrics import Metrics
 from certbob.names import Names
 from certbob.paths import resource_root
+from certbob.pause import Pause
 from certbob.ports import (
     CertificateAuthority,
     ChatStore,
     Clock,
     CrlSigner,
+    CrlSource,
     Mailer,
     Messenger,
     People,
@@ -51,15 +55,18 @@ from certbob.ports import (
 )
 from certbob.private_files import require_private, write_private
 from certbob.profiles import KeyType, Profiles
+from certbob.reconciliation import Reconciliation
 from certbob.reminders import MailMessenger, Reminders
 from certbob.revocation import Revocation
 from certbob.revocation_list import RevocationList
 from certbob.services import LocalSignIn, Services
 from certbob.signers import SignerPool
 from certbob.store.queries import (
+    SqlAudit,
     SqlChats,
     SqlGrants,
     SqlLedger,
+    SqlPause,
     SqlPeople,
     SqlReminders,
     SqlSessions,
@@ -68,6 +75,7 @@ from certbob.store.queries import (
 )
 from certbob.store.sqlite import Database
 from certbob.tokens import Tokens
+from certbob.watch import PublishedList, Watch
 
 ADMIN = "admin"
 DRAIN_SECONDS = 20
@@ -151,7 +159,12 @@ async def _build(
         revocation_list = RevocationList(
             ledger_store, ca, clock=clock, lifetime=settings.builtin.crl_lifetime
         )
-    ledger = Ledger(ledger_store, clock=clock, hourly_limit=settings.limits.certificates_per_hour)
+    metrics = Metrics()
+    audit = AuditLog(SqlAudit(database), clock=clock, count=metrics.count_event)
+    ledger = Ledger(
+        ledger_store, audit=audit, clock=clock, hourly_limit=settings.limits.certificates_per_hour
+    )
+    pause = Pause(SqlPause(database), audit=audit, clock=clock)
     profiles = Profiles(settings.profiles)
     local = LocalAccounts(
         await _accounts(settings, people, tell_first_account), people=people, tries=tries, clock=clock
@@ -205,6 +218,7 @@ async def _build(
         grants=grants,
         ledger=ledger,
         names=names,
+        pause=pause,
         ca=ca,
         signers=signers,
         profiles=profiles,
@@ -302,10 +316,16 @@ async def _build(
         local=LocalSignIn(local.authenticate, exists=local.exist),
         single_sign_on=oidc,
         chat=chat,
-        chat_links=ChatLinks(chats, clock=clock),
+        chat_links=ChatLinks(chats, audit=audit, clock=clock),
         ledger=ledger,
+        audit=audit,
+        pause=pause,
+        reconciliation=Reconciliation(ledger, clock=clock, is_ours=isinstance(ca, CrlSigner)),
         reminders=reminders,
         revocation_list=revocation_list,
+        published_list=PublishedList(ca, clock=clock) if isinstance(ca, CrlSource) else None,
+        watch=Watch(ca, storage_health),
+        metrics=metrics,
         revocation=revocation,
         still_knows=still_knows,
         is_admin=is_admin,

@@ -4,10 +4,11 @@ import re
 import secrets
 from datetime import timedelta
 
+from certbob.audit import Action, AuditLog
 from certbob.errors import LinkOver
 from certbob.identity import Identity
 from certbob.keys import digest
-from certbob.ports import ChatStore, Clock, LinkRequest
+from certbob.ports import NOWHERE, Actor, ChatStore, Clock, LinkRequest, Origin
 
 LIFETIME = timedelta(minutes=10)
 
@@ -19,8 +20,9 @@ def could_be_token(text: str) -> bool:
 class ChatLinks:
     """Every method raises StorageProblem when the database cannot do it."""
 
-    def __init__(self, store: ChatStore, *, clock: Clock) -> None:
+    def __init__(self, store: ChatStore, *, audit: AuditLog, clock: Clock) -> None:
         self._store = store
+        self._audit = audit
         self._clock = clock
 
     async def request(self, user_id: str, user_name: str) -> str:
@@ -39,17 +41,25 @@ class ChatLinks:
             raise LinkOver
         return found
 
-    async def accept(self, untrusted_token: str, identity: Identity) -> LinkRequest:
+    async def accept(self, untrusted_token: str, identity: Identity, origin: Origin = NOWHERE) -> LinkRequest:
         """From now on the chat account is this person's. Raises LinkOver."""
         found = await self.find(untrusted_token)
-        if not await self._store.take_link_request(digest(untrusted_token)):
-            raise LinkOver
-        await self._store.link(found.user_id, found.user_name, identity)
+        async with self._store.transaction():
+            if not await self._store.take_link_request(digest(untrusted_token)):
+                raise LinkOver
+            await self._store.link(found.user_id, found.user_name, identity)
+            await self._record(Action.LINKED, identity, origin, f"{found.user_name} ({found.user_id})")
         return found
 
     async def of(self, identity: Identity) -> dict[str, str]:
         """The person's chat accounts: id -> the name it had when it was linked."""
         return await self._store.links_of(identity.subject)
 
-    async def remove(self, user_id: str, identity: Identity) -> None:
-        await self._store.unlink(user_id, identity.subject)
+    async def remove(self, user_id: str, identity: Identity, origin: Origin = NOWHERE) -> None:
+        async with self._store.transaction():
+            if await self._store.unlink(user_id, identity.subject):
+                await self._record(Action.UNLINKED, identity, origin, user_id)
+
+    async def _record(self, action: Action, identity: Identity, origin: Origin, account: str) -> None:
+        actor = Actor.of(identity, origin)
+        await self._audit.record(action, actor, subject=identity.subject, name=identity.name, note=account)

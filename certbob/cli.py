@@ -1,6 +1,7 @@
 """The commands."""
 
 import asyncio
+import getpass
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding as Serialization
 
 from certbob import __version__, grammars, server
+from certbob.audit import Action
 from certbob.auth.local import MAX_PASSWORD_BYTES
 from certbob.auth.local import hash_password as hash_of
 from certbob.bootstrap import build_services
@@ -27,7 +29,7 @@ from certbob.doctor import examine
 from certbob.errors import CannotStart, Problem
 from certbob.identity import Door, Identity, fit_device_name, fit_email, fit_name
 from certbob.logs import set_up_logging
-from certbob.ports import Issued, Trust
+from certbob.ports import Actor, Issued, Trust
 from certbob.private_files import write_private
 from certbob.profiles import Profile
 from certbob.revocation import Outcome, Reason
@@ -168,6 +170,15 @@ def issue(
     click.echo(f"Passphrase: {passphrase}", err=not sys.stdout.isatty())
 
 
+def _operator() -> Actor:
+    """Whoever may run commands, by the name the system knows."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return Actor(Door.TERMINAL, user)
+
+
 def _profile(settings: Settings, wanted: str | None) -> Profile:
     for profile in settings.profiles:
         if wanted in (None, profile.id):
@@ -231,9 +242,9 @@ def revoke(load_settings: LoadSettings, serial: str, everything: bool, reason: s
         if found is None:
             return None
         if everything:
-            return await services.revocation.revoke_all(found.subject, Reason(reason), "at the terminal")
+            return await services.revocation.revoke_all(found.subject, Reason(reason), _operator())
         was_active = found.is_active(services.clock.now())
-        await services.revocation.revoke(found, Reason(reason), "at the terminal")
+        await services.revocation.revoke(found, Reason(reason), _operator())
         return Outcome(revoked=int(was_active), failed=0)
 
     outcome = _with_services(_installed(load_settings()), work)
@@ -242,6 +253,46 @@ def revoke(load_settings: LoadSettings, serial: str, everything: bool, reason: s
     click.echo(f"{outcome.revoked} revoked.")
     if outcome.failed:
         _fail(f"{outcome.failed} could not be revoked; try again.", FAILURE)
+
+
+@cli.command()
+@click.option("--note", default="", help="Why, for everybody who asks for a certificate.")
+@click.pass_obj
+def pause(load_settings: LoadSettings, note: str) -> None:
+    """Stop issuing, at every door, until `certbob resume`."""
+    changed = _with_services(
+        _installed(load_settings()), lambda services: services.pause.pause(_operator(), note)
+    )
+    click.echo("Issuing is stopped." if changed else "Issuing is stopped already.")
+
+
+@cli.command()
+@click.pass_obj
+def resume(load_settings: LoadSettings) -> None:
+    """Issue certificates again."""
+    changed = _with_services(_installed(load_settings()), lambda services: services.pause.resume(_operator()))
+    click.echo("Issuing goes on." if changed else "Issuing is not stopped.")
+
+
+@cli.group("audit")
+def audit_log() -> None:
+    """Who did what, when and from where."""
+
+
+@audit_log.command("verify")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_obj
+def audit_verify(load_settings: LoadSettings, as_json: bool) -> None:
+    """Compute every hash of the audit log anew; exit status 1 if an entry was changed or is missing."""
+    found = _with_services(_installed(load_settings()), lambda services: services.audit.verify())
+    if as_json:
+        click.echo(json.dumps(asdict(found)))
+    else:
+        click.echo(
+            f"{found.entries} entries are as they were written; the last hash is {found.last_hash or '-'}."
+        )
+    if found.broken is not None:
+        _fail(f"the audit log is broken: {found.broken}.", FAILURE)
 
 
 @cli.command()
@@ -272,9 +323,11 @@ def _read_secret(what: str, *, again: str | bool = False) -> str:
 def doctor(load_settings: LoadSettings, as_json: bool) -> None:
     """Look at everything that CertBob depends on; exit status 1 if something is wrong."""
 
+    settings = load_settings()
+
     async def work(services: Services) -> list[Finding]:
         found = []
-        async for finding in examine(services):
+        async for finding in examine(services, settings):
             found.append(finding)
             if not as_json:
                 click.echo(f"{finding.verdict:8} {finding.subject}: {finding.text}")
@@ -282,7 +335,7 @@ def doctor(load_settings: LoadSettings, as_json: bool) -> None:
                     click.echo(f"{'':8} -> {finding.mend}")
         return found
 
-    found = _with_services(_installed(load_settings()), work)
+    found = _with_services(_installed(settings), work)
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in found], ensure_ascii=False))
     if any(finding.verdict is Verdict.FAILED for finding in found):
@@ -347,8 +400,13 @@ def mattermost_setup(
 @click.pass_obj
 def mattermost_accept_key(load_settings: LoadSettings) -> None:
     """Believe the key that Mattermost signs with now."""
-    settings = _installed(load_settings())
-    click.echo(_with_services(settings, lambda services: _chat(services).accept_key()))
+
+    async def work(services: Services) -> str:
+        key = await _chat(services).accept_key()
+        await services.audit.record(Action.KEY_ACCEPTED, _operator(), note=key)
+        return key
+
+    click.echo(_with_services(_installed(load_settings()), work))
 
 
 @mattermost.command("forget")
@@ -356,7 +414,14 @@ def mattermost_accept_key(load_settings: LoadSettings) -> None:
 @click.pass_obj
 def mattermost_forget(load_settings: LoadSettings, user_id: str) -> None:
     """Forget what a chat account was first seen with, and whom it is linked to."""
-    if not _with_services(_installed(load_settings()), lambda services: _chat(services).forget(user_id)):
+
+    async def work(services: Services) -> bool:
+        known = await _chat(services).forget(user_id)
+        if known:
+            await services.audit.record(Action.FORGOTTEN, _operator(), note=user_id)
+        return known
+
+    if not _with_services(_installed(load_settings()), work):
         _fail(f"nothing is known of the chat account {user_id}.", FAILURE)
 
 

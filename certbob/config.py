@@ -5,6 +5,7 @@ from datetime import timedelta
 from email.headerregistry import Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -32,13 +33,30 @@ class Server(Struct, frozen=True, kw_only=True):
     tls_certificate: File | None = None
     tls_key: File | None = None
     trusted_proxies: tuple[Annotated[str, grammars.network], ...] = ()
+    test_listen: Annotated[str, grammars.address] | None = None
+    certificate_header: Annotated[str, grammars.header_name] | None = None
     secret: Annotated[Secret, grammars.server_secret] | None = None
     contact: Annotated[str, grammars.contact] | None = None
     organization: Annotated[str, grammars.label] | None = None
+    metrics_token: Annotated[Secret, grammars.bearer_token] | None = None
 
     def __post_init__(self) -> None:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("both tls_certificate and tls_key, or neither")
+        if self.test_listen and not self.tls_certificate:
+            raise ValueError("tls_certificate and tls_key beside test_listen: browsers present theirs in TLS")
+        if self.test_listen and _port(self.test_listen) == _port(self.listen):
+            raise ValueError("another port in test_listen than in listen")
+        if self.certificate_header and not self.trusted_proxies:
+            raise ValueError("trusted_proxies beside certificate_header: nobody else is believed")
+
+    @property
+    def test_origin(self) -> str | None:
+        """Where browsers reach `test_listen`: on the host of `public_url`."""
+        if self.test_listen is None:
+            return None
+        host = urlsplit(self.public_url).netloc.removesuffix(f":{urlsplit(self.public_url).port}")
+        return grammars.public_url(f"https://{host}:{_port(self.test_listen)}")
 
 
 class CA(Struct, frozen=True, kw_only=True):
@@ -274,6 +292,10 @@ def redacted(settings: Settings) -> str:
 
     document = msgspec.to_builtins(settings, builtin_types=(timedelta,), enc_hook=shown)
     return "\n".join(toml.dump(document)).lstrip() + "\n"
+
+
+def _port(address: str) -> str:
+    return address.rpartition(":")[2]
 
 
 def _require_stepca(reader: Reader) -> None:

@@ -15,7 +15,7 @@ from certbob.errors import MailRefused, MailUnavailable, NoMailbox, StorageProbl
 from certbob.grants import Grants
 from certbob.issuance import REPEAT_WINDOW, FileOptions, Issuance
 from certbob.ledger import HOUR, Ledger
-from certbob.ports import Clock, Delivery, Grant, Letters, Mailer, TryStore
+from certbob.ports import Clock, Delivery, Grant, Letters, Mailer, Origin, TryStore
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class MailDelivery:
         *,
         holder: str | None,
         options: FileOptions,
-        request_id: str,
+        origin: Origin,
     ) -> Sent:
         """Redeem the grant and mail the file to its owner. Within a minute the same holder sends it once.
 
@@ -82,7 +82,7 @@ class MailDelivery:
         task = self._sendings.get(key)
         if task is None or (task.done() and self._clock.now() >= task.result().again_at):
             # A task of its own: a browser that goes away must not stop it between signing and sending.
-            task = asyncio.create_task(self._send_file(grant, untrusted_token, holder, options, request_id))
+            task = asyncio.create_task(self._send_file(grant, untrusted_token, holder, options, origin))
             self._sendings[key] = task
             task.add_done_callback(lambda done: self._settle(key, done))
         try:
@@ -128,14 +128,14 @@ class MailDelivery:
             del self._sendings[key]
 
     async def _send_file(
-        self, grant: Grant, untrusted_token: str, holder: str | None, options: FileOptions, request_id: str
+        self, grant: Grant, untrusted_token: str, holder: str | None, options: FileOptions, origin: Origin
     ) -> Sent:
         recipient = await self._recipient(grant)
         # What somebody has already stays theirs, whatever becomes of another mail.
         has_it = self._issuance.is_collected(grant, holder)
         async with self._mailer.envelope(recipient) as envelope:
             issued = await self._issuance.issue(
-                untrusted_token, holder=holder, options=options, request_id=request_id, hand_over=False
+                untrusted_token, holder=holder, options=options, origin=origin, hand_over=False
             )
             if not has_it:
                 await self._note(issued.entry, None)  # until the server has spoken, whatever happens here
@@ -148,7 +148,7 @@ class MailDelivery:
                     if isinstance(problem, MailRefused):
                         await self._note(issued.entry, False)
                 raise
-        log.info("%s mailed: %s", request_id, letter["Message-ID"])
+        log.info("%s mailed: %s", origin.reference, letter["Message-ID"])
         await self._note(issued.entry, True)
         return Sent(recipient, self._clock.now())
 

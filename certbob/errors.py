@@ -12,6 +12,7 @@ Problem
 ├── ProviderUnavailable     the sign-in service does not answer
 ├── NotAllowed              somebody who is known, but not let in
 ├── NotEntitled             this person may not have this profile
+├── IssuingPaused           an administrator has stopped issuing
 ├── TooManyCertificates     the hourly limit of a person
 ├── TooManyActive           as many certificates of a profile as one person may have
 ├── UnfitName               a name that must not stand in a certificate
@@ -214,6 +215,18 @@ class TooManyCertificates(Problem):
         super().__init__()
         self.until = until
         self.text = f"One person can make {limit} in an hour. Try again at {at_time(until)}."
+
+
+class IssuingPaused(Problem):
+    """`note`: why, as the administrator wrote it."""
+
+    code = "issuing_paused"
+    title = "Issuing is stopped"
+    mend = "Try again later, or ask the people who run this service."
+
+    def __init__(self, note: str) -> None:
+        super().__init__()
+        self.text = f"Nothing was issued. {note}".strip()
 
 
 class TooManyActive(Problem):

@@ -126,6 +126,13 @@ def scope(text: str) -> str:
     return text
 
 
+def header_name(text: str) -> str:
+    """In lower case. Without `_`, which some proxies take for `-`: whoever sends it is no proxy of ours."""
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,63}", text) is None:
+        raise ValueError('the name of a header, such as "Client-Cert"')
+    return text.lower()
+
+
 def trust_anchor(text: str, folder: Path) -> str:
     """The SHA-256 of a root certificate in lower-case hex, or the path of a PEM file."""
     digits = re.sub("[: -]", "", text).lower()
@@ -230,6 +237,13 @@ def command_token(text: str) -> Secret:
 def access_token(text: str) -> Secret:
     if re.fullmatch(r"[A-Za-z0-9._~+/=-]{8,512}", text) is None:
         raise ValueError("an access token as Mattermost shows it (26 small letters and digits)")
+    return Secret(text)
+
+
+def bearer_token(text: str) -> Secret:
+    """RFC 6750 2.1, and too long to be guessed."""
+    if re.fullmatch(r"[A-Za-z0-9._~+/-]{16,512}=*", text) is None:
+        raise ValueError("at least 16 letters and digits")
     return Secret(text)
 
 

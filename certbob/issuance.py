@@ -7,7 +7,7 @@
 5. what came back is checked       (lint)
 6. ledger: issued
 7. the file                        (in a signer process)
-8. ledger: what it replaces
+8. ledger: it got to its person, and what it replaces
 
 A failure that surely left nothing signed gives the grant back; after any other it stays spent. Each
 issuance is a task of its own, so a browser that goes away cannot stop it half-way, and its file stays in
@@ -41,7 +41,9 @@ from certbob.grants import Grants
 from certbob.identity import Door, Identity
 from certbob.ledger import Ledger
 from certbob.names import Names
+from certbob.pause import Pause
 from certbob.ports import (
+    NOWHERE,
     SUPERSEDED,
     CertificateAuthority,
     Chain,
@@ -50,6 +52,7 @@ from certbob.ports import (
     Grant,
     Intent,
     Issued,
+    Origin,
     Replacement,
     Revoker,
     Signers,
@@ -116,6 +119,7 @@ class Issuance:
         grants: Grants,
         ledger: Ledger,
         names: Names,
+        pause: Pause,
         ca: CertificateAuthority,
         signers: Signers,
         profiles: Profiles,
@@ -128,6 +132,7 @@ class Issuance:
         self._grants = grants
         self._ledger = ledger
         self._names = names
+        self._pause = pause
         self._ca = ca
         self._signers = signers
         self._profiles = profiles
@@ -145,8 +150,9 @@ class Issuance:
     ) -> Profile:
         """The profile this person may have a certificate of now.
 
-        Raises NotEntitled, UnfitName, NameTaken, TooManyCertificates, TooManyActive.
+        Raises IssuingPaused, NotEntitled, UnfitName, NameTaken, TooManyCertificates, TooManyActive.
         """
+        await self._pause.check()
         profile = self._profiles.entitled(profile_id, identity)
         # At the terminal the administrator says whose certificate it is.
         if identity.door is not Door.TERMINAL:
@@ -161,7 +167,7 @@ class Issuance:
         *,
         holder: str | None = None,
         options: FileOptions = FileOptions(),
-        request_id: str = "-",
+        origin: Origin = NOWHERE,
         hand_over: bool = True,
     ) -> Issued:
         """Redeem the grant and return the file; within two minutes the same `holder` gets it again.
@@ -176,7 +182,7 @@ class Issuance:
         if take is None:
             if len(self._tasks) >= MAX_RUNNING:
                 raise Busy
-            task = self._tasks.start(self._redeem(untrusted_token, holder, options, request_id))
+            task = self._tasks.start(self._redeem(untrusted_token, holder, options, origin))
             if holder is not None and grant.id_hash not in self._takes:
                 take = self._keep(Take(grant, untrusted_token, holder, task))
         else:
@@ -273,10 +279,11 @@ class Issuance:
                 await self._ledger.encoded_as(made.entry, encoding)
         if hand_over and (made.entry in self._uncollected or _is_open(grant)):
             self._uncollected.discard(made.entry)
-            with suppress(StorageProblem):
+            try:
                 await self._ledger.delivered(made.entry, True)
-                if grant.replaces is not None:
-                    await self._ledger.replaced(grant.replaces, made.entry)
+            except StorageProblem as problem:
+                # The file is there; that what it replaces works on is the lesser evil.
+                log.error("entry %d got to its person, unnoted: %s", made.entry, problem.detail)
         return Issued(
             content=content,
             media_type=options.form.media_type,
@@ -300,7 +307,7 @@ class Issuance:
             await self._ledger.delivered(entry, False)
 
     async def _redeem(
-        self, untrusted_token: str, holder: str | None, options: FileOptions, request_id: str
+        self, untrusted_token: str, holder: str | None, options: FileOptions, origin: Origin
     ) -> _Made:
         grant = await self._grants.redeem(untrusted_token, holder)
         encoding = self.encoding_for(grant, options.older)
@@ -309,7 +316,7 @@ class Issuance:
             key_type = profile.key_type_for(encoding)
             trust = await self._ca.trust()
             new = await self._signers.run(keys.new_key_and_csr, key_type, grant.identity.name)
-            request = self._signing_request(grant, profile, new, request_id)
+            request = self._signing_request(grant, profile, new, origin)
             if findings := lint.check_request(request):
                 raise ValueError("; ".join(findings))
             entry = await self._ledger.intend(
@@ -322,9 +329,10 @@ class Issuance:
                     encoding=encoding,
                     validity=request.validity,
                     csr_sha256=hashlib.sha256(new.csr).hexdigest(),
-                    request_id=request_id,
+                    origin=origin,
                     quota=self._ledger.quota(profile, grant.replaces),
                     delivered=None if _is_open(grant) else True,
+                    replaces=grant.replaces,
                 )
             )
         except Duplicate as error:
@@ -339,16 +347,10 @@ class Issuance:
         except Exception:
             await self._ledger.delivered(entry, False)
             raise
-        if grant.replaces is not None:
-            try:
-                await self._ledger.replaced(grant.replaces, entry)
-            except StorageProblem as problem:
-                # The file is there; that the old one works on is the lesser evil.
-                log.error("entry %d replaces %d, unnoted: %s", entry, grant.replaces.entry, problem.detail)
         return made
 
     def _signing_request(
-        self, grant: Grant, profile: Profile, new: keys.NewKey, request_id: str
+        self, grant: Grant, profile: Profile, new: keys.NewKey, origin: Origin
     ) -> SigningRequest:
         email = grant.identity.email
         return SigningRequest(
@@ -360,7 +362,7 @@ class Issuance:
             subject=grant.identity.subject,
             usages=profile.usages,
             validity=grant.validity,
-            request_id=request_id,
+            request_id=origin.reference,
         )
 
     async def _sign(self, grant: Grant, entry: int, request: SigningRequest, trust: Trust) -> Chain:

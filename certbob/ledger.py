@@ -2,27 +2,44 @@
 
 States: `intent` -> `issued` | `failed` (surely not signed) | `uncertain` (nobody knows) | `rejected`
 (signed, but not what was asked for, or too late; nobody got it). After any crash an entry that is still an
-`intent` names a certificate that may exist.
+`intent` names a certificate that may exist; what becomes of it, see `certbob.reconciliation`. `settled`: an
+administrator has looked into it.
 """
 
 from datetime import datetime, timedelta
 
 from cryptography import x509
 
+from certbob.audit import Action, AuditLog
 from certbob.devices import Encoding
 from certbob.errors import TooManyActive, TooManyCertificates
 from certbob.identity import Identity
-from certbob.ports import Certificate, Clock, Delivery, Intent, LedgerStore, Quota, Replacement
+from certbob.ports import (
+    EXPIRES_SOON,
+    Actor,
+    Certificate,
+    Clock,
+    Delivery,
+    Entry,
+    Intent,
+    LedgerStore,
+    Numbers,
+    Quota,
+    Replacement,
+)
 from certbob.profiles import Profile
 
 HOUR = timedelta(hours=1)
+MONTH = timedelta(days=30)
+MAX_OPEN = 100
 
 
 class Ledger:
     """Every method raises StorageProblem when the record cannot be written."""
 
-    def __init__(self, store: LedgerStore, *, clock: Clock, hourly_limit: int) -> None:
+    def __init__(self, store: LedgerStore, *, audit: AuditLog, clock: Clock, hourly_limit: int) -> None:
         self._store = store
+        self._audit = audit
         self._clock = clock
         self._hourly_limit = hourly_limit
 
@@ -65,39 +82,61 @@ class Ledger:
 
     async def issued(self, entry: int, certificate: x509.Certificate, note: str | None) -> None:
         """Raises Duplicate when the authority used the serial number before."""
-        await self._close(entry, "issued", certificate, note)
+        await self._close(entry, "issued", Action.ISSUED, note, certificate)
 
-    async def failed(self, entry: int, reason: str) -> None:
-        await self._close(entry, "failed", None, reason)
+    async def failed(self, entry: int, reason: str, by: Actor | None = None) -> None:
+        """`by`: here and below, who says so; None: the person who asked for it, by trying."""
+        await self._close(entry, "failed", Action.FAILED, reason, by=by)
 
-    async def uncertain(self, entry: int, reason: str) -> None:
-        await self._close(entry, "uncertain", None, reason)
+    async def uncertain(self, entry: int, reason: str, by: Actor | None = None) -> None:
+        await self._close(entry, "uncertain", Action.UNCERTAIN, reason, by=by)
 
     async def rejected(self, entry: int, reason: str, certificate: x509.Certificate | None) -> None:
-        await self._close(entry, "rejected", certificate, reason)
+        await self._close(entry, "rejected", Action.REJECTED, reason, certificate)
+
+    async def settled(self, entry: int, by: Actor) -> None:
+        await self._close(entry, "settled", Action.SETTLED, None, by=by)
+
+    async def open_entries(self, *states: str, older_than: timedelta = timedelta(0)) -> list[Entry]:
+        """Those of `intent` and `uncertain`, the newest first, 100 at most."""
+        before = self._clock.now() - older_than
+        return await self._store.open_entries(states, before=before, limit=MAX_OPEN)
 
     async def _close(
-        self, entry: int, state: str, certificate: x509.Certificate | None, note: str | None
+        self,
+        number: int,
+        state: str,
+        action: Action,
+        note: str | None,
+        certificate: x509.Certificate | None = None,
+        *,
+        by: Actor | None = None,
     ) -> None:
         now = self._clock.now()
-        await self._store.close_entry(entry, state, now=now, certificate=certificate, note=note)
+        async with self._store.transaction():
+            entry = await self._store.close_entry(number, state, now=now, certificate=certificate, note=note)
+            await self._audit.record(
+                action,
+                by or entry.actor,
+                subject=entry.subject,
+                name=entry.name,
+                serial=None if certificate is None else certificate.serial_number,
+                note=f"{entry.device}, {entry.profile_id}" + (f": {note}" if note else ""),
+            )
 
     async def delivered(
         self, entry: int, delivered: bool | None, delivery: Delivery = Delivery.DOWNLOAD
     ) -> None:
-        """`delivered` None: nobody knows. Without it nothing is replaced."""
-        await self._store.set_delivered(entry, delivered, delivery)
-        if delivered is False:
-            await self._store.forget_replacement(entry)
+        """`delivered` None: nobody knows. Once it is True, what it replaces waits for its revocation."""
+        async with self._store.transaction():
+            await self._store.set_delivered(entry, delivered, delivery)
+            if delivered:
+                await self._store.set_replaced(entry, now=self._clock.now())
+            elif delivered is False:
+                await self._store.forget_replacement(entry)
 
     async def encoded_as(self, entry: int, encoding: Encoding) -> None:
         await self._store.set_encoding(entry, encoding)
-
-    async def replaced(self, replacement: Replacement, by: int) -> None:
-        """From now on the old one waits for its revocation. `by`: the new one's number."""
-        now = self._clock.now()
-        revoke_at = now + replacement.overlap
-        await self._store.set_replaced(replacement.entry, by, now=now, revoke_at=revoke_at)
 
     async def postpone_revocation(self, entry: int, length: timedelta) -> None:
         await self._store.postpone_revocation(entry, self._clock.now() + length)
@@ -106,9 +145,18 @@ class Ledger:
         """Replaced ones whose time is over, and whose successors have got to their people."""
         return await self._store.due_for_revocation(self._clock.now())
 
-    async def revoked(self, entry: int, reason_code: int) -> None:
+    async def revoked(self, certificate: Certificate, reason_code: int, by: Actor, note: str) -> None:
         """`reason_code`: RFC 5280 5.3.1."""
-        await self._store.set_revoked(entry, reason_code, now=self._clock.now())
+        async with self._store.transaction():
+            if await self._store.set_revoked(certificate.entry, reason_code, now=self._clock.now()):
+                await self._audit.record(
+                    Action.REVOKED,
+                    by,
+                    subject=certificate.subject,
+                    name=certificate.name,
+                    serial=certificate.serial,
+                    note=note,
+                )
 
     async def certificates_of(self, subject: str, *, limit: int, offset: int = 0) -> list[Certificate]:
         """The active ones first, the one that ends soonest on top; then the others, the newest on top."""
@@ -131,3 +179,12 @@ class Ledger:
     async def active_of(self, subject: str) -> list[Certificate]:
         """All that a person could still use; what ends soonest on top."""
         return await self._store.active_of(subject, now=self._clock.now())
+
+    async def expiring(self, *, limit: int, offset: int = 0) -> list[Certificate]:
+        """Of everybody, what ends within 14 days, the soonest first; without those that have a successor."""
+        now = self._clock.now()
+        return await self._store.expiring(now=now, until=now + EXPIRES_SOON, limit=limit, offset=offset)
+
+    async def numbers(self) -> Numbers:
+        now = self._clock.now()
+        return await self._store.numbers(now=now, soon=now + EXPIRES_SOON, since=now - MONTH)

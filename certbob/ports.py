@@ -1,12 +1,12 @@
 """What the core needs from the outside world, on one page. Adapters implement these; tests may swap them."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from email.message import EmailMessage
 from enum import StrEnum
-from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
+from typing import ParamSpec, Protocol, Self, TypeVar, runtime_checkable
 
 from cryptography import x509
 
@@ -21,6 +21,33 @@ _DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a request came from: the client's address, and what names the request in the log."""
+
+    address: str = "-"
+    reference: str = "-"
+
+
+NOWHERE = Origin()
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who does something, and through which door; an account is known by its door's own id of it."""
+
+    door: str
+    account: str
+    origin: Origin = NOWHERE
+
+    @classmethod
+    def of(cls, identity: Identity, origin: Origin) -> Self:
+        return cls(identity.door, identity.account, origin)
+
+
+THE_SERVICE = Actor("service", "-")  # what happens by itself
 
 
 class Clock(Protocol):
@@ -150,6 +177,34 @@ class CrlSigner(Protocol):
         self, *, number: int, this_update: datetime, next_update: datetime
     ) -> bytes | None:
         """Empty, about the intermediates; None where the root's key is not here."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedCrl:
+    """A list that an authority makes itself, believed: its own signature, from its own intermediate.
+
+    `address`: where services read it. `named`: where new certificates say that it is; None: not known.
+    """
+
+    number: int
+    this_update: datetime
+    next_update: datetime
+    address: str
+    named: str | None = None
+
+
+@runtime_checkable
+class CrlSource(Protocol):
+    """An authority that makes its own list of revoked certificates. `crl_address`: where, if it makes one."""
+
+    crl_address: str
+
+    async def fetch_crl(self) -> PublishedCrl | None:
+        """Perhaps one that is over; None: it makes none.
+
+        Raises CAUnavailable, CABadAnswer for what nobody should believe.
+        """
         ...
 
 
@@ -290,9 +345,10 @@ class Intent:
     encoding: Encoding
     validity: timedelta
     csr_sha256: str
-    request_id: str
+    origin: Origin
     quota: Quota | None = None
     delivered: bool | None = True  # as long as nobody says otherwise
+    replaces: Replacement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +373,7 @@ class Certificate:
     revoked_at: datetime | None
     revocation_reason: int | None = None  # RFC 5280 5.3.1
     revoke_at: datetime | None = None  # when a newer one took its place
+    address: str = "-"  # from where it was asked for
 
     def is_active(self, now: datetime) -> bool:
         return self.revoked_at is None and now < self.not_after
@@ -336,6 +393,37 @@ class Certificate:
             unit = _DAY if left >= _DAY else _HOUR
             return f"Expires in {duration(max(left // unit * unit, _HOUR))}"
         return "Active"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A signing in the ledger, whatever became of it: who asked for what."""
+
+    number: int
+    subject: str
+    name: str
+    actor: Actor
+    profile_id: str
+    device: str
+    created_at: datetime
+    validity: timedelta
+    csr_sha256: str
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What an administrator sees first. `issued`: of the last 30 days, by door."""
+
+    active: int
+    expiring: int
+    issued: Mapping[str, int]
+
+
+class Transactions(Protocol):
+    def transaction(self) -> AbstractAsyncContextManager[None]:
+        """What the task writes inside, through whichever store, happens as a whole or not at all."""
+        ...
 
 
 class Way(StrEnum):
@@ -435,7 +523,7 @@ class ReminderStore(Protocol):
     async def set_wants_reminders(self, subject: str, wanted: bool) -> None: ...
 
 
-class LedgerStore(Protocol):
+class LedgerStore(Transactions, Protocol):
     """Every method raises StorageProblem when the database cannot do it. Times are aware, UTC."""
 
     async def add_entry(self, intent: Intent, *, now: datetime, since: datetime, limit: int) -> int | None:
@@ -449,8 +537,11 @@ class LedgerStore(Protocol):
         """How many of the quota are used."""
         ...
 
-    async def set_replaced(self, entry: int, by: int, *, now: datetime, revoke_at: datetime) -> None:
-        """Unless it is revoked, or replaced already. What it had replaced itself waits no longer."""
+    async def set_replaced(self, by: int, *, now: datetime) -> None:
+        """What this one replaces waits for its revocation, unless it is revoked or replaced already.
+
+        What that one had replaced itself waits no longer.
+        """
         ...
 
     async def postpone_revocation(self, entry: int, until: datetime) -> None: ...
@@ -471,8 +562,12 @@ class LedgerStore(Protocol):
         now: datetime,
         certificate: x509.Certificate | None = None,
         note: str | None = None,
-    ) -> None:
+    ) -> Entry:
         """Raises Duplicate when another entry has the certificate's serial number."""
+        ...
+
+    async def open_entries(self, states: Sequence[str], *, before: datetime, limit: int) -> list[Entry]:
+        """Those of then and before that are in one of the states, the newest first."""
         ...
 
     async def set_delivered(self, entry: int, delivered: bool | None, delivery: Delivery) -> None:
@@ -481,8 +576,8 @@ class LedgerStore(Protocol):
 
     async def set_encoding(self, entry: int, encoding: Encoding) -> None: ...
 
-    async def set_revoked(self, entry: int, reason_code: int, *, now: datetime) -> None:
-        """Keeps the time and the reason of the first time."""
+    async def set_revoked(self, entry: int, reason_code: int, *, now: datetime) -> bool:
+        """Keeps the time and the reason of the first time; False when it was not the first."""
         ...
 
     async def certificates_of(
@@ -500,6 +595,12 @@ class LedgerStore(Protocol):
     async def active_of(self, subject: str, *, now: datetime) -> list[Certificate]:
         """All that a person could still use; what ends soonest on top."""
         ...
+
+    async def expiring(self, *, now: datetime, until: datetime, limit: int, offset: int) -> list[Certificate]:
+        """Of everybody, the soonest first; without those that have a successor."""
+        ...
+
+    async def numbers(self, *, now: datetime, soon: datetime, since: datetime) -> Numbers: ...
 
     async def entries_since(self, subject: str, since: datetime) -> list[datetime]:
         """When this person's certificates were asked for, oldest first; failed tries do not count."""
@@ -519,6 +620,86 @@ class CrlStore(Protocol):
 
     async def next_crl_number(self, at_least: int) -> int:
         """Larger than all before, over all processes. In one statement."""
+        ...
+
+    async def crl_signed(self, this_update: datetime, next_update: datetime) -> None:
+        """Remember what the last list says of itself."""
+        ...
+
+    async def last_crl(self) -> tuple[datetime, datetime] | None:
+        """Its this update and next update, whichever process signed it; None: none was signed yet."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """`subject` and `name`: whom it concerns; `serial`: hex; `hash`: see `certbob.audit`."""
+
+    number: int
+    at: datetime
+    action: str
+    actor: Actor
+    subject: str | None
+    name: str | None
+    serial: str | None
+    note: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """`words`: somewhere in account, name, address, serial number or note. `until` is not included."""
+
+    words: str = ""
+    action: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class AuditStore(Transactions, Protocol):
+    """Every method raises StorageProblem when the database cannot do it."""
+
+    async def next_entry(self) -> tuple[int, str]:
+        """Its number, and the hash of the one before. Until the transaction ends nobody else gets one."""
+        ...
+
+    async def append(self, entry: AuditEntry, follower: Callable[[], None]) -> None:
+        """`follower` is called once the transaction has been written."""
+        ...
+
+    async def head(self) -> tuple[int, str]:
+        """Number and hash of the last entry; 0 and nothing before the first one."""
+        ...
+
+    async def entries(self, wanted: AuditFilter, *, limit: int, offset: int) -> list[AuditEntry]:
+        """The newest first."""
+        ...
+
+    async def entries_after(self, number: int, wanted: AuditFilter, *, limit: int) -> list[AuditEntry]:
+        """The oldest first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """Issuing is stopped. `account`: who stopped it; `note`: why, for everybody."""
+
+    since: datetime
+    account: str
+    note: str
+
+
+class PauseStore(Transactions, Protocol):
+    """Every method raises StorageProblem when the database cannot do it."""
+
+    async def paused(self) -> Paused | None: ...
+
+    async def set_paused(self, paused: Paused) -> bool:
+        """False when it is stopped already."""
+        ...
+
+    async def end_pause(self) -> bool:
+        """False when it is not stopped."""
         ...
 
 
@@ -607,7 +788,7 @@ class LinkRequest:
     until: datetime
 
 
-class ChatStore(Protocol):
+class ChatStore(Transactions, Protocol):
     """Chat accounts, by their user ids. Every method raises StorageProblem when the database cannot do it."""
 
     async def bound(self, user_id: str) -> dict[str, str]:
@@ -645,7 +826,9 @@ class ChatStore(Protocol):
         """User id -> the name it had then."""
         ...
 
-    async def unlink(self, user_id: str, subject: str) -> None: ...
+    async def unlink(self, user_id: str, subject: str) -> bool:
+        """False when it was not theirs."""
+        ...
 
     async def forget(self, user_id: str) -> bool:
         """All that is bound to the account and linked with it; False when there was nothing."""

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from certbob.errors import CAProblem, GrantExpired, GrantInvalid, NotRevoked
 from certbob.ledger import Ledger
-from certbob.ports import Certificate, CertificateAuthority, Clock, Revoker
+from certbob.ports import THE_SERVICE, Actor, Certificate, CertificateAuthority, Clock, Revoker
 from certbob.revocation_list import RevocationList
 from certbob.tasks import Tasks
 from certbob.tokens import Tokens
@@ -91,7 +91,7 @@ class Revocation:
         due = await self._ledger.due_for_revocation()
         for certificate in due:
             try:
-                await self._revoke(certificate, Reason.REPLACED, "because it was replaced")
+                await self._revoke(certificate, Reason.REPLACED, THE_SERVICE)
             except NotRevoked as problem:
                 log.warning("replaced, but not revoked yet: %d: %s", certificate.entry, problem.detail)
                 # So that an authority that cannot do it at all stands in nobody's way.
@@ -99,23 +99,23 @@ class Revocation:
         if due:
             await self._renew_list()
 
-    async def revoke_all(self, subject: str, reason: Reason, who: str) -> Outcome:
+    async def revoke_all(self, subject: str, reason: Reason, by: Actor) -> Outcome:
         """Everything that a person could still use; what fails stops no other. Raises StorageProblem."""
-        return await asyncio.shield(self._tasks.start(self._revoke_all(subject, reason, who)))
+        return await asyncio.shield(self._tasks.start(self._revoke_all(subject, reason, by)))
 
-    async def revoke(self, certificate: Certificate, reason: Reason, who: str) -> None:
-        """`who` completes "revoked ..." in the log. Raises NotRevoked, StorageProblem; can be repeated."""
-        await asyncio.shield(self._tasks.start(self._revoke_and_renew(certificate, reason, who)))
+    async def revoke(self, certificate: Certificate, reason: Reason, by: Actor) -> None:
+        """Raises NotRevoked, StorageProblem; can be repeated."""
+        await asyncio.shield(self._tasks.start(self._revoke_and_renew(certificate, reason, by)))
 
     async def drain(self, seconds: float) -> None:
         """Let what was begun end, for so long at most; called at shutdown."""
         await self._tasks.drain(seconds)
 
-    async def _revoke_all(self, subject: str, reason: Reason, who: str) -> Outcome:
+    async def _revoke_all(self, subject: str, reason: Reason, by: Actor) -> Outcome:
         outcome = Outcome(0, 0)
         for certificate in await self._ledger.active_of(subject):
             try:
-                await self._revoke(certificate, reason, who)
+                await self._revoke(certificate, reason, by)
                 outcome = replace(outcome, revoked=outcome.revoked + 1)
             except NotRevoked as problem:
                 log.error("%d was not revoked: %s", certificate.entry, problem.detail)
@@ -123,11 +123,11 @@ class Revocation:
         await self._renew_list()
         return outcome
 
-    async def _revoke_and_renew(self, certificate: Certificate, reason: Reason, who: str) -> None:
-        await self._revoke(certificate, reason, who)
+    async def _revoke_and_renew(self, certificate: Certificate, reason: Reason, by: Actor) -> None:
+        await self._revoke(certificate, reason, by)
         await self._renew_list()
 
-    async def _revoke(self, certificate: Certificate, reason: Reason, who: str) -> None:
+    async def _revoke(self, certificate: Certificate, reason: Reason, by: Actor) -> None:
         if not certificate.is_active(self._clock.now()):
             return
         if isinstance(self._ca, Revoker):
@@ -135,8 +135,7 @@ class Revocation:
                 await self._ca.revoke(certificate.serial, reason.code)
             except CAProblem as problem:
                 raise NotRevoked(problem.detail) from problem
-        await self._ledger.revoked(certificate.entry, reason.code)
-        log.info("%x of %r was revoked %s: %s", certificate.serial, certificate.name, who, reason.value)
+        await self._ledger.revoked(certificate, reason.code, by, f"{certificate.device}: {reason.value}")
 
     async def _renew_list(self) -> None:
         if self._revocation_list is not None:

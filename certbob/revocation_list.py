@@ -30,6 +30,15 @@ class RevocationList:
         self._seen: tuple[int, int] | None = None
         self._building = asyncio.Lock()
 
+    @property
+    def lifetime(self) -> timedelta:
+        return self._lifetime
+
+    @property
+    def known(self) -> Crl | None:
+        """The last list of this process, good or over, without signing one."""
+        return self._current
+
     async def current(self) -> Crl:
         """Raises StorageProblem and what signing raises, when there is none that is still good."""
         now = self._clock.now()
@@ -66,6 +75,12 @@ class RevocationList:
             self._root = Crl(root_der, number, this_update, next_update) if root_der else None
             self._seen = seen
             log.info("list %d of revoked certificates: %d", number, len(revoked))
+            # The number alone tells nothing: it is taken before signing, which may fail.
+            await self._store.crl_signed(this_update, next_update)
+
+    async def last_signed(self) -> tuple[datetime, datetime] | None:
+        """This and next update of the last list, whichever process signed it. Raises StorageProblem."""
+        return await self._store.last_crl()
 
     async def refresh_if_possible(self) -> None:
         """A failure is logged; the last list is served on, and `trouble` tells in time."""

@@ -8,18 +8,21 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import hypercorn.asyncio
 import hypercorn.config
+from cryptography import x509
 
-from certbob import __version__, jobs, web
+from certbob import __version__, jobs, listener, web
 from certbob.bootstrap import build_services
 from certbob.config import Settings, find_config, load
 from certbob.devices import EncodingPolicy
 from certbob.errors import CannotStart
 from certbob.logs import set_up_logging
 from certbob.paths import resource_root
+from certbob.services import Services
 from certbob.web.context import WebSettings
 
 log = logging.getLogger(__name__)
@@ -28,6 +31,7 @@ BACKLOG = 2048  # with the default of 100 a herd of browsers stalls for a second
 GRACE_SECONDS = 20
 # Longer than any answer takes. Without it a connection that begins HTTP/2 and says no more stays for ever.
 READ_SECONDS = 120
+CHOICE_SECONDS = 180  # some browsers wait within the handshake until their person has chosen a certificate
 
 
 class ServerConfig(hypercorn.config.Config):
@@ -49,8 +53,12 @@ class ServerConfig(hypercorn.config.Config):
 
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends at once. SIGHUP reloads the TLS certificate."""
-    _require_free(settings.server.listen)
-    config = server_config(settings)
+    server = settings.server
+    _require_free(server.listen, "listen")
+    configs = [config := server_config(settings)]
+    if server.test_listen:
+        _require_free(server.test_listen, "test_listen")
+        configs.append(listener_config(settings, server.test_listen))
     app = new_app(settings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -66,17 +74,28 @@ async def serve(settings: Settings) -> None:
             loop.remove_signal_handler(number)
 
     def on_reload() -> None:
-        try:
-            config.reload_certificate()
-        except OSError as error:
-            log.error("the TLS certificate was not reloaded: %s", error)
+        for each in configs:
+            try:
+                each.reload_certificate()
+            except OSError as error:
+                log.error("the TLS certificate was not reloaded: %s", error)
+            else:
+                if each is config:
+                    _tell_end_of_certificate(config, services)
 
-    async with _running(app, settings):
+    async with _running(app, settings) as services:
+        _tell_end_of_certificate(config, services)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_stop)
         loop.add_signal_handler(signal.SIGHUP, on_reload)
         sys.stderr.write(f"CertBob {__version__} serves {settings.server.public_url} (Ctrl-C ends it)\n")
-        await hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait)
+        async with asyncio.TaskGroup() as listeners:
+            listeners.create_task(hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait))
+            for each in configs[1:]:
+                door = web.certificate_door(
+                    app, origin=server.test_origin or "", trusted_proxies=server.trusted_proxies
+                )
+                listeners.create_task(listener.serve(door, each, services.ca.trust, stop.wait))
 
 
 def asgi_app() -> web.Application:
@@ -93,8 +112,15 @@ def asgi_app() -> web.Application:
     return app
 
 
+def _tell_end_of_certificate(config: ServerConfig, services: Services) -> None:
+    if config.certfile is not None:
+        with suppress(ValueError):  # OpenSSL, which serves it, reads more than we do
+            certificate = x509.load_pem_x509_certificate(Path(config.certfile).read_bytes())
+            services.metrics.tls_certificate_ends(certificate.not_valid_after_utc)
+
+
 @asynccontextmanager
-async def _running(app: web.Application, settings: Settings) -> AsyncIterator[None]:
+async def _running(app: web.Application, settings: Settings) -> AsyncIterator[Services]:
     services = await build_services(settings, tell_first_account=_tell_first_account)
     web.attach(app, services)
     if services.single_sign_on is not None:
@@ -105,7 +131,7 @@ async def _running(app: web.Application, settings: Settings) -> AsyncIterator[No
         await services.revocation_list.refresh_if_possible()  # a fresh one before anybody can ask
     background = asyncio.create_task(jobs.run(services))
     try:
-        yield
+        yield services
     finally:
         background.cancel()
         await services.close()
@@ -119,9 +145,13 @@ def new_app(settings: Settings) -> web.Application:
             organization=settings.server.organization,
             direct_download=settings.issue.direct_download,
             ask_older=settings.pkcs12.encoding is EncodingPolicy.ASK,
+            metrics_token=settings.server.metrics_token,
+            test_origin=settings.server.test_origin,
+            proxy_tells_certificate=settings.server.certificate_header is not None,
         ),
         root=resource_root(),
         trusted_proxies=settings.server.trusted_proxies,
+        certificate_header=settings.server.certificate_header,
     )
 
 
@@ -147,7 +177,16 @@ def server_config(settings: Settings) -> ServerConfig:
     return config
 
 
-def _require_free(listen: str) -> None:
+def listener_config(settings: Settings, address: str) -> ServerConfig:
+    """For `listener.serve`."""
+    config = server_config(settings)
+    config.bind = [address]
+    config.ssl_handshake_timeout = CHOICE_SECONDS
+    config.alpn_protocols = ["http/1.1"]  # HTTP/2 has no way to close a connection with the answer
+    return config
+
+
+def _require_free(listen: str, key: str) -> None:
     """Hypercorn would report a taken port with a traceback, after everything else was started."""
     host, _, port = listen.rpartition(":")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
@@ -158,7 +197,7 @@ def _require_free(listen: str) -> None:
         except OSError as error:
             raise CannotStart(
                 f"It cannot listen on {listen}: {error.strerror}.",
-                "End the other program, or set [server] listen to another port.",
+                f"End the other program, or set [server] {key} to another port.",
             ) from error
 
 

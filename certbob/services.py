@@ -2,20 +2,25 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from certbob.audit import AuditLog
 from certbob.chat_links import ChatLinks
 from certbob.delivery import MailDelivery
 from certbob.grants import Grants
 from certbob.identity import Identity
 from certbob.issuance import Issuance
 from certbob.ledger import Ledger
+from certbob.pause import Pause
 from certbob.ports import CertificateAuthority, Clock, People, SessionStore
 from certbob.profiles import Profiles
+from certbob.reconciliation import Reconciliation
 from certbob.reminders import Reminders
 from certbob.revocation import Revocation
 from certbob.revocation_list import RevocationList
+from certbob.watch import PublishedList, Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +162,32 @@ class Chat(Protocol):
         ...
 
 
+class Metrics(Protocol):
+    """What monitoring reads, as text of Prometheus."""
+
+    def count_event(self, action: str, door: str) -> None:
+        """One more entry of the audit log."""
+        ...
+
+    def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """`route`: its rule, never the path, which may hold anything."""
+        ...
+
+    def expect_job(self, name: str) -> None:
+        """From now on it is told that this job has not succeeded yet."""
+        ...
+
+    def job_succeeded(self, name: str, now: datetime) -> None: ...
+
+    def tls_certificate_ends(self, moment: datetime) -> None:
+        """The one that CertBob itself serves with."""
+        ...
+
+    def exposition(self, services: "Services") -> bytes:
+        """Everything, now. Asks nobody and waits for nothing."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     clock: Clock
@@ -172,9 +203,15 @@ class Services:
     chat: Chat | None
     chat_links: ChatLinks
     ledger: Ledger
+    audit: AuditLog
+    pause: Pause
+    reconciliation: Reconciliation
     revocation: Revocation
     reminders: Reminders | None  # None: there are none
     revocation_list: RevocationList | None  # None: the authority makes its own
+    published_list: PublishedList | None  # None: it makes none, or ours
+    watch: Watch
+    metrics: Metrics
     still_knows: Callable[[Identity], bool]  # False once the account was taken away
     is_admin: Callable[[Identity], bool]
     session_key: bytes = field(repr=False)  # for form tokens

@@ -116,6 +116,29 @@ class TestValues:
         found = load(None, {"REMINDERS_DAYS": "60, 7 1", "REMINDERS_BY": "chat"}).reminders
         assert found == Reminders(days=(60, 7, 1), by=(Way.CHAT,))
 
+    @pytest.mark.parametrize(
+        ("public_url", "port", "origin"),
+        [
+            ("https://cert.example.org", 8444, "https://cert.example.org:8444"),
+            ("https://cert.example.org:8443", 8444, "https://cert.example.org:8444"),
+            ("https://cert.example.org:8443", 443, "https://cert.example.org"),
+            ("https://[2001:db8::1]:8443", 8444, "https://[2001:db8::1]:8444"),
+        ],
+    )
+    def test_certificates_are_tested_on_the_same_host(
+        self, folder: Path, public_url: str, port: int, origin: str
+    ) -> None:
+        text = f'public_url = "{public_url}"\ntest_listen = "0.0.0.0:{port}"'
+        server = read(folder, f'[server]\n{text}\ntls_certificate = "a"\ntls_key = "b"').server
+
+        assert server.test_origin == origin
+
+    def test_header_names_are_in_lower_case(self, folder: Path) -> None:
+        text = '[server]\ntrusted_proxies = ["::1"]\ncertificate_header = "X-SSL-Cert"'
+
+        assert read(folder, text).server.certificate_header == "x-ssl-cert"
+        assert read(folder, "").server.test_origin is None
+
     def test_paths_begin_in_the_folder_of_the_file(self, folder: Path) -> None:
         text = '[server]\ndata_dir = "var"\ntls_certificate = "/tls/cert.pem"\ntls_key = "key.pem"'
         server = read(folder, text).server
@@ -269,6 +292,30 @@ id = "wifi"
         [problem] = problems(folder, f"[server]\ntrusted_proxies = {bad}")
 
         assert problem.startswith("config.toml:2: [server] trusted_proxies: expected ")
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ('test_listen = "0.0.0.0:8444"', "tls_certificate and tls_key beside test_listen: "),
+            (
+                'test_listen = "0.0.0.0:8000"\ntls_certificate = "a"\ntls_key = "b"',
+                "another port in test_listen than in listen",
+            ),
+            ('certificate_header = "Client-Cert"', "trusted_proxies beside certificate_header: "),
+        ],
+    )
+    def test_a_test_of_certificates_needs_what_makes_it_true(
+        self, folder: Path, text: str, expected: str
+    ) -> None:
+        [problem] = problems(folder, f"[server]\n{text}")
+
+        assert problem.startswith(f"config.toml:1: [server]: expected {expected}")
+
+    @pytest.mark.parametrize("bad", ["", "Client_Cert", "Client Cert", "-", "Client-Cert:", "é", "x" * 65])
+    def test_a_header_has_a_plain_name(self, folder: Path, bad: str) -> None:
+        [problem] = problems(folder, f'[server]\ntrusted_proxies = ["::1"]\ncertificate_header = "{bad}"')
+
+        assert "[server] certificate_header: expected the name of a header" in problem
 
     @pytest.mark.parametrize("key", ["tls_certificate", "tls_key"])
     def test_certificate_and_key_belong_together(self, folder: Path, key: str) -> None:

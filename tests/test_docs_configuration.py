@@ -67,7 +67,7 @@ def test_the_reference_shows_every_key_once(header: str, shape: type[msgspec.Str
 
 
 def test_the_reference_sets_no_secret() -> None:
-    secrets = "secret|passphrase|provisioner_password|provisioner_key|password_hash"
+    secrets = "secret|passphrase|provisioner_password|provisioner_key|password_hash|metrics_token"
 
     assert not re.findall(rf"^#?(?:{secrets}) = ", REFERENCE, re.MULTILINE)
 
@@ -78,7 +78,7 @@ def test_the_reference_without_its_hashes_is_valid_too(tmp_path: Path) -> None:
     secrets = ("secret.txt", "ca-passphrase.txt", "provisioner-password.txt", "provisioner.jwe")
     for name in (*secrets, "oidc-secret.txt", "smtp-password.txt"):
         (tmp_path / name).write_text("a secret that is made of more than 32 characters\n")
-    for name in ("mattermost-token.txt", "mattermost-bot-token.txt"):
+    for name in ("mattermost-token.txt", "mattermost-bot-token.txt", "metrics-token.txt"):
         (tmp_path / name).write_text("zz43nwwhxinfufg9mcmmrehnfe\n")
     (tmp_path / "root_ca.crt").write_text("-----BEGIN CERTIFICATE-----\n")
     (tmp_path / "ada.hash").write_text(f"$argon2id$v=19$m=19456,t=2,p=1${'A' * 22}${'A' * 43}\n")

@@ -1,16 +1,23 @@
 """`certbob doctor`: everything that CertBob depends on, in order or not, and how to mend it."""
 
 import asyncio
+import dataclasses
 import json
 import sqlite3
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec.structs import replace
 
 from certbob.bootstrap import SystemClock
 from certbob.config import SMTP, CommandToken
@@ -19,9 +26,10 @@ from certbob.doctor import examine
 from certbob.errors import MailUnavailable
 from certbob.secret import Secret
 from certbob.services import Finding, Verdict
+from tests.support import pki
 from tests.support.commands import certbob, found_installation
 from tests.support.core import DATABASE
-from tests.support.fake_stepca import FakeStepCA
+from tests.support.fake_stepca import Answer, FakeStepCA, crl_reply, refusal, sign_crl
 from tests.support.hostile_provider import (
     CLIENT_SECRET,
     HostileProvider,
@@ -34,10 +42,14 @@ from tests.support.mattermost_api import new_id
 from tests.support.post import FakeMailer
 from tests.support.served import serve
 from tests.support.single_sign_on import open_single_sign_on
-from tests.support.stepca import PASSWORD
+from tests.support.stepca import PASSWORD, make_pki
 from tests.support.web import FakeCA, Site, StillClock, open_site
 
-OK, FAILED = Verdict.OK, Verdict.FAILED
+OK, WARNING, FAILED = Verdict.OK, Verdict.WARNING, Verdict.FAILED
+AUTHORITY = ("root certificate", "intermediate certificate", "revocation list")
+EMBEDDED = dict.fromkeys(("database", "authority", *AUTHORITY), OK)
+OVER = {"authority": FAILED, "intermediate certificate": FAILED}
+DAY = timedelta(days=1)
 
 
 @pytest.fixture
@@ -50,8 +62,11 @@ def data_dir(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-async def findings_of(site: Site) -> dict[str, Finding]:
-    return {finding.subject: finding async for finding in examine(site.services)}
+async def findings_of(site: Site, tls: Path | None = None) -> dict[str, Finding]:
+    """`tls`: the certificate that is configured."""
+    server = replace(site.settings.server, tls_certificate=tls, tls_key=tls)
+    configured = replace(site.settings, server=server)
+    return {finding.subject: finding async for finding in examine(site.services, configured)}
 
 
 def verdicts(found: dict[str, Finding]) -> dict[str, Verdict]:
@@ -65,7 +80,7 @@ async def test_only_what_is_configured_is_looked_at(data_dir: Path, clock: Still
     async with open_site(data_dir, clock) as site:
         found = await findings_of(site)
 
-    assert verdicts(found) == {"database": OK, "authority": OK}
+    assert verdicts(found) == EMBEDDED
     assert {finding.mend for finding in found.values()} == {""}
 
 
@@ -77,7 +92,7 @@ async def test_a_database_that_cannot_be_written(data_dir: Path, clock: StillClo
             )
         found = await findings_of(site)
 
-    assert verdicts(found) == {"database": FAILED, "authority": OK}
+    assert verdicts(found) == EMBEDDED | {"database": FAILED}
     assert "canary" in found["database"].text
     assert "disk space" in found["database"].mend
 
@@ -101,7 +116,7 @@ async def test_a_mail_server_that_does_not_answer(data_dir: Path, clock: StillCl
         mailer.refusal = lambda: MailUnavailable("connection refused")
         bad = await findings_of(site)
 
-    assert verdicts(good) == {"database": OK, "authority": OK, "mail server": OK}
+    assert verdicts(good) == EMBEDDED | {"mail server": OK}
     assert bad["mail server"] == Finding("mail server", FAILED, "connection refused", "Check [smtp].")
     assert mailer.letters == []
 
@@ -119,6 +134,156 @@ async def test_a_sign_in_service_is_asked_before_it_is_judged(
     assert provider.asked("discovery")
     assert found["sign-in service"].verdict is (OK if change is None else FAILED)
     assert found["sign-in service"].mend == ("" if change is None else "Check [oidc].")
+
+
+@pytest.mark.parametrize(
+    ("years", "before", "expected"),
+    [
+        (10, 31 * DAY, {}),
+        (10, 29 * DAY, {"intermediate certificate": WARNING}),
+        (10, -DAY, {"authority": FAILED, "intermediate certificate": FAILED}),
+        (
+            20,
+            29 * DAY,
+            {"authority": FAILED, "intermediate certificate": FAILED, "root certificate": WARNING},
+        ),
+        (20, -DAY, {"authority": FAILED, "intermediate certificate": FAILED, "root certificate": FAILED}),
+    ],
+)
+async def test_an_authority_that_ends_is_told_a_month_before(
+    data_dir: Path, clock: StillClock, years: int, before: timedelta, expected: dict[str, Verdict]
+) -> None:
+    async with open_site(data_dir, clock) as site:
+        clock.moment += years * 365 * DAY - before
+        assert site.services.revocation_list is not None
+        await site.services.revocation_list.refresh()
+        found = await findings_of(site)
+
+    assert verdicts(found) == EMBEDDED | expected
+    assert all(finding.mend for finding in found.values() if finding.verdict is not OK)
+
+
+def own_certificate(folder: Path, start: datetime, *names: x509.GeneralName) -> Path:
+    """For 90 days, as a web server has it, its chain behind it."""
+    issuer = pki.root()
+    key = ec.generate_private_key(ec.SECP256R1())
+    draft = pki.draft_authority("Somebody", key, path_length=0)
+    leaf = dataclasses.replace(draft, start=start, end=start + 90 * DAY)
+    if names:
+        leaf = leaf.put(x509.SubjectAlternativeName(names))
+    file = folder / "tls.pem"
+    chain = (leaf.signed_by(issuer), issuer.certificate)
+    file.write_bytes(b"".join(each.public_bytes(Encoding.PEM) for each in chain))
+    return file
+
+
+def dns(name: str) -> x509.DNSName:
+    return x509.DNSName(name)
+
+
+@pytest.mark.parametrize(
+    ("left", "verdict", "words"),
+    [
+        (15 * DAY, OK, "valid until"),
+        (13 * DAY, WARNING, "it ends on"),
+        (timedelta(0), FAILED, "it ended on"),
+    ],
+)
+async def test_the_own_tls_certificate_is_told_two_weeks_before(
+    data_dir: Path, tmp_path: Path, clock: StillClock, left: timedelta, verdict: Verdict, words: str
+) -> None:
+    file = own_certificate(tmp_path, clock.now(), dns("cert.example.org"))
+    async with open_site(data_dir, clock, public_url="https://cert.example.org") as site:
+        clock.moment += 90 * DAY - left
+        found = (await findings_of(site, file))["TLS certificate"]
+
+    assert (found.verdict, found.text[: len(words)]) == (verdict, words)
+    assert ("SIGHUP" in found.mend) == (verdict is not OK)
+
+
+@pytest.mark.parametrize(
+    ("url", "names", "verdict"),
+    [
+        ("https://cert.example.org", [dns("other.example.org"), dns("cert.example.org")], OK),
+        ("https://cert.example.org:8443", [dns("CERT.example.org")], OK),
+        ("https://cert.example.org", [dns("*.example.org")], OK),
+        ("https://cert.example.org", [dns("*.org")], FAILED),
+        ("https://a.cert.example.org", [dns("*.example.org")], FAILED),
+        ("https://example.org", [dns("*.example.org")], FAILED),
+        ("https://cert.example.org", [dns("other.example.org")], FAILED),
+        ("https://cert.example.org", [], FAILED),
+        ("https://192.0.2.7", [x509.IPAddress(ip_address("192.0.2.7"))], OK),
+        ("https://192.0.2.7", [dns("192.0.2.7")], FAILED),
+        ("https://[2001:db8::7]", [x509.IPAddress(ip_address("2001:db8::7"))], OK),
+    ],
+)
+async def test_the_own_tls_certificate_is_for_the_host_of_public_url(
+    data_dir: Path,
+    tmp_path: Path,
+    clock: StillClock,
+    url: str,
+    names: list[x509.GeneralName],
+    verdict: Verdict,
+) -> None:
+    file = own_certificate(tmp_path, clock.now(), *names)
+    async with open_site(data_dir, clock, public_url=url) as site:
+        found = (await findings_of(site, file))["TLS certificate"]
+
+    assert found.verdict is verdict
+    assert ("public_url" in found.mend) == (verdict is FAILED)
+
+
+async def test_a_tls_certificate_that_cannot_be_read(
+    data_dir: Path, tmp_path: Path, clock: StillClock
+) -> None:
+    (tmp_path / "garbage.pem").write_text("garbage")
+    async with open_site(data_dir, clock) as site:
+        for name in ("garbage.pem", "missing.pem"):
+            found = await findings_of(site, tmp_path / name)
+            assert found["TLS certificate"].verdict is FAILED
+
+
+def over(authority: FakeStepCA) -> Answer:
+    return crl_reply(sign_crl(authority.pki, authority.clock.now() - 2 * DAY))
+
+
+def of_somebody_else(authority: FakeStepCA) -> Answer:
+    return crl_reply(sign_crl(make_pki("Other"), authority.clock.now()))
+
+
+def elsewhere(authority: FakeStepCA) -> Answer:
+    authority.provisioner["options"] = {"x509": {"templateData": {"crlURL": "http://old.example.org/crl"}}}
+    return authority.good
+
+
+def switched_off(authority: FakeStepCA) -> Answer:
+    authority.publishes_crl = False
+    return authority.good
+
+
+@pytest.mark.parametrize(
+    ("prepare", "verdict", "words"),
+    [
+        (lambda authority: authority.good, OK, "made 0 h ago, for https://127.0.0.1"),
+        (switched_off, WARNING, "services believe a revoked certificate until it ends"),
+        (elsewhere, WARNING, "certificates name http://old.example.org/crl"),
+        (lambda _: refusal(500, "no"), WARNING, "was answered 500"),
+        (over, FAILED, "is over since"),
+        (of_somebody_else, FAILED, "it is not signed by the authority's intermediate"),
+    ],
+)
+async def test_the_list_of_step_ca_is_fetched_and_judged(
+    data_dir: Path, prepare: Callable[[FakeStepCA], Answer], verdict: Verdict, words: str
+) -> None:
+    async with FakeStepCA() as authority:
+        authority.answers["/1.0/crl"] = prepare(authority)
+        clock = StillClock(authority.clock.now())
+        async with open_site(data_dir, clock, ca=authority.client()) as site:
+            found = await findings_of(site)
+
+    assert verdicts(found) == EMBEDDED | {"revocation list": verdict}
+    assert words in found["revocation list"].text
+    assert bool(found["revocation list"].mend) == (verdict is not OK)
 
 
 # The command, with everything on sockets
@@ -153,6 +318,9 @@ class Clinic:
 IN_ORDER = {
     "database": "ok",
     "authority": "ok",
+    "root certificate": "ok",
+    "intermediate certificate": "ok",
+    "revocation list": "ok",
     "sign-in service": "ok",
     "mail server": "ok",
     "chat to CertBob": "warning",  # loopback is a private address
@@ -216,7 +384,7 @@ async def test_with_all_in_order_the_status_is_zero(clinic: Clinic) -> None:
     told = await clinic.run("doctor")
 
     lines = told.stdout.splitlines()
-    assert [line.split(":")[0].split(maxsplit=1) for line in lines if "->" not in line] == [
+    assert [line.split(": ")[0].split(maxsplit=1) for line in lines if "->" not in line] == [
         [verdict, subject] for subject, verdict in IN_ORDER.items()
     ]
     assert [line.split()[0] for line in lines if line.startswith(" ")] == ["->"]
@@ -228,7 +396,9 @@ async def test_programs_get_everything_as_json(clinic: Clinic) -> None:
     told = await clinic.run("doctor", "--json")
 
     findings = json.loads(told.stdout)
-    assert [finding.keys() for finding in findings] == [{"subject", "verdict", "text", "mend"}] * 10
+    assert [finding.keys() for finding in findings] == [{"subject", "verdict", "text", "mend"}] * len(
+        IN_ORDER
+    )
     assert [finding["subject"] for finding in findings if finding["mend"]] == ["chat to CertBob"]
 
 
@@ -257,7 +427,9 @@ BROKEN: dict[str, tuple[dict[str, str], dict[str, str]]] = {
 async def test_one_part_that_fails_is_status_one_and_the_others_are_told(clinic: Clinic, name: str) -> None:
     changes, worse = BROKEN[name]
 
-    assert await clinic.verdicts(expect=1, **changes) == IN_ORDER | worse
+    unknown = AUTHORITY if "authority" in worse else ()
+    expected = {subject: verdict for subject, verdict in IN_ORDER.items() if subject not in unknown}
+    assert await clinic.verdicts(expect=1, **changes) == expected | worse
 
 
 async def test_what_fails_is_told_with_what_to_do(clinic: Clinic) -> None:
@@ -314,6 +486,19 @@ async def test_a_bot_token_that_cannot_be_one_is_not_shown(clinic: Clinic, token
     assert told.returncode == 2
     assert "canary" not in told.stdout + told.stderr
     assert "MATTERMOST_BOT_TOKEN: expected an access token" in told.stderr
+
+
+@pytest.mark.parametrize("path", [".", "secret", "ca", "ca/root.key", "ca/intermediate.key"])
+async def test_what_others_could_read_is_named(tmp_path: Path, path: str) -> None:
+    await found_installation(tmp_path / "data")
+    file = tmp_path / "data" / path
+    file.chmod(file.stat().st_mode | 0o040)
+
+    told = await asyncio.to_thread(certbob, tmp_path, "doctor")
+
+    assert told.returncode == 1
+    assert f"{Path('data') / path} has mode 0" in told.stderr
+    assert "Run: chmod " in told.stderr
 
 
 @pytest.mark.parametrize("command", [["doctor"], ["mattermost", "forget", "x"], ["mattermost", "accept-key"]])

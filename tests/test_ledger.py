@@ -13,13 +13,13 @@ from certbob.devices import Encoding
 from certbob.errors import Duplicate, TooManyCertificates
 from certbob.identity import Identity
 from certbob.ledger import Ledger
-from certbob.ports import Intent
+from certbob.ports import Intent, Origin
 from certbob.profiles import KeyType
-from certbob.store.queries import SqlLedger
+from certbob.store.queries import SqlAudit, SqlLedger
 from certbob.store.sqlite import Database
 from tests.support import bundle, pki
 from tests.support.clock import FakeClock
-from tests.support.core import LAPTOP, person
+from tests.support.core import LAPTOP, audit_log, person
 
 ADA = person(email="ada@example.org")
 BERT = person("Bert Becker")
@@ -46,9 +46,14 @@ async def database_at(path: Path) -> AsyncIterator[Database]:
     await database.close()
 
 
+def ledger_of(database: Database, clock: FakeClock, *, limit: int) -> Ledger:
+    audit = audit_log(SqlAudit(database), clock)
+    return Ledger(SqlLedger(database), audit=audit, clock=clock, hourly_limit=limit)
+
+
 @pytest.fixture
 def ledger(database: Database, clock: FakeClock) -> Ledger:
-    return Ledger(SqlLedger(database), clock=clock, hourly_limit=3)
+    return ledger_of(database, clock, limit=3)
 
 
 _counter = iter(range(10**6))
@@ -65,7 +70,7 @@ def intent(identity: Identity = ADA, **changes: Any) -> Intent:
         encoding=Encoding.MODERN,
         validity=pki.DAYS_90,
         csr_sha256="00" * 32,
-        request_id="r-1",
+        origin=Origin("192.0.2.1", "r-1"),
     )
     return replace(fresh, **changes)
 
@@ -194,8 +199,8 @@ async def test_the_limit_ends_an_hour_after_the_oldest_that_counts(ledger: Ledge
 async def test_a_lowered_limit_names_the_time_when_there_is_room_again(
     database: Database, clock: FakeClock
 ) -> None:
-    generous = Ledger(SqlLedger(database), clock=clock, hourly_limit=10)
-    strict = Ledger(SqlLedger(database), clock=clock, hourly_limit=2)
+    generous = ledger_of(database, clock, limit=10)
+    strict = ledger_of(database, clock, limit=2)
     for _ in range(4):
         await generous.intend(intent())
         clock.advance(MINUTE)
@@ -222,7 +227,7 @@ async def test_two_processes_together_keep_the_limit(
     ledger: Ledger, clock: FakeClock, tmp_path: Path
 ) -> None:
     async with database_at(tmp_path / "certbob.sqlite3") as second:
-        other = Ledger(SqlLedger(second), clock=clock, hourly_limit=3)
+        other = ledger_of(second, clock, limit=3)
         results = await asyncio.gather(
             *(each.intend(intent()) for each in (ledger, other) * 5), return_exceptions=True
         )

@@ -581,5 +581,5 @@ async def test_what_is_due_is_found_by_an_index(tmp_path: Path, way: Way) -> Non
     plan = [row[3] for row in await database.rows(f"EXPLAIN QUERY PLAN {sql}", *parameters)]
     await database.close()
 
-    assert "SEARCH c USING INDEX certificates_ending (not_after>? AND not_after<?)" in plan
+    assert "SEARCH c USING INDEX certificates_by_end (not_after>? AND not_after<?)" in plan
     assert [line for line in plan if line.startswith("SCAN")] == []

@@ -20,7 +20,7 @@ from certbob.errors import (
     StorageProblem,
 )
 from certbob.identity import Identity
-from certbob.ports import Certificate
+from certbob.ports import THE_SERVICE, Certificate
 from certbob.revocation import LINK_LIFETIME, Reason, Revocation
 from certbob.tokens import Tokens
 from tests.support import pki
@@ -79,7 +79,7 @@ async def issued(core: Core, identity: Identity = ADA) -> Certificate:
 async def test_the_authority_comes_before_the_ledger(core: Core, ca: LookingCA) -> None:
     certificate = await issued(core)
 
-    await revocation(core).revoke(certificate, Reason.LOST, "by a test")
+    await revocation(core).revoke(certificate, Reason.LOST, THE_SERVICE)
 
     assert ca.revoked == [certificate.serial]
     assert ca.seen == [(1, [(0, None)])]
@@ -90,7 +90,7 @@ async def test_only_the_one_certificate_is_revoked(core: Core, clock: FakeClock)
     first, second = await issued(core), await issued(core)
     clock.advance(timedelta(hours=2))
 
-    await revocation(core).revoke(second, Reason.OTHER, "by a test")
+    await revocation(core).revoke(second, Reason.OTHER, THE_SERVICE)
 
     assert core.ledger("revoked_at") == [None, int(clock.now().timestamp())]
     found = await core.services.ledger.find(first.serial, ADA.subject)
@@ -105,7 +105,7 @@ async def test_reasons_are_those_of_revocation_lists(
     core: Core, ca: LookingCA, reason: Reason, code: int
 ) -> None:
     """RFC 5280 5.3.1: keyCompromise 1, superseded 4, cessationOfOperation 5, unspecified 0."""
-    await revocation(core).revoke(await issued(core), reason, "by a test")
+    await revocation(core).revoke(await issued(core), reason, THE_SERVICE)
 
     assert [seen for seen, _ in ca.seen] == [code]
     assert core.ledger(REVOKED) == [(1, code)]
@@ -126,13 +126,13 @@ async def test_what_the_authority_did_not_do_is_not_in_the_ledger(
     ca.revocation_problem = problem
 
     with pytest.raises(NotRevoked) as refusal:
-        await revocation(core).revoke(certificate, Reason.LOST, "by a test")
+        await revocation(core).revoke(certificate, Reason.LOST, THE_SERVICE)
 
     assert refusal.value.detail == "canary"
     assert "canary" not in refusal.value.text
     assert core.dump() == before
     ca.revocation_problem = None
-    await revocation(core).revoke(certificate, Reason.LOST, "by a test")
+    await revocation(core).revoke(certificate, Reason.LOST, THE_SERVICE)
     assert core.ledger(REVOKED) == [(1, 1)]
 
 
@@ -144,12 +144,12 @@ async def test_after_a_fault_of_the_storage_it_can_be_repeated(core: Core, ca: L
         )
 
     with pytest.raises(StorageProblem):
-        await revocation(core).revoke(certificate, Reason.LOST, "by a test")
+        await revocation(core).revoke(certificate, Reason.LOST, THE_SERVICE)
     assert core.ledger(REVOKED) == [(0, None)]
 
     with closing(sqlite3.connect(core.data_dir / DATABASE)) as other:
         other.execute("DROP TRIGGER full")
-    await revocation(core).revoke(certificate, Reason.LOST, "by a test")
+    await revocation(core).revoke(certificate, Reason.LOST, THE_SERVICE)
     assert ca.revoked == [certificate.serial] * 2
     assert core.ledger(REVOKED) == [(1, 1)]
 
@@ -157,15 +157,15 @@ async def test_after_a_fault_of_the_storage_it_can_be_repeated(core: Core, ca: L
 async def test_who_comes_later_changes_nothing(core: Core, ca: LookingCA, clock: FakeClock) -> None:
     """The one read the ledger before the other was done, the other after it."""
     certificate = await issued(core)
-    await revocation(core).revoke(certificate, Reason.LOST, "by a test")
+    await revocation(core).revoke(certificate, Reason.LOST, THE_SERVICE)
     before = core.dump()
     clock.advance(SECOND)
 
-    await revocation(core).revoke(certificate, Reason.OTHER, "by a test")
+    await revocation(core).revoke(certificate, Reason.OTHER, THE_SERVICE)
     assert ca.revoked == [certificate.serial] * 2
     found = await core.services.ledger.find(certificate.serial, ADA.subject)
     assert found is not None
-    await revocation(core).revoke(found, Reason.OTHER, "by a test")
+    await revocation(core).revoke(found, Reason.OTHER, THE_SERVICE)
     assert ca.revoked == [certificate.serial] * 2
     assert core.dump() == before
 
@@ -174,7 +174,7 @@ async def test_an_authority_that_cannot_revoke_leaves_it_to_the_ledger(
     data_dir: Path, clock: FakeClock
 ) -> None:
     async with open_core(data_dir, clock=clock, ca=FakeCA(clock)) as core:
-        await revocation(core).revoke(await issued(core), Reason.RETIRED, "by a test")
+        await revocation(core).revoke(await issued(core), Reason.RETIRED, THE_SERVICE)
 
         assert core.ledger(REVOKED) == [(1, 5)]
 

@@ -25,7 +25,7 @@ from certbob.config import DEFAULT_PROFILE, Builtin
 from certbob.devices import Encoding
 from certbob.errors import CABadAnswer, StorageProblem
 from certbob.issuance import FileOptions
-from certbob.ports import Certificate, Crl, Intent, Replacement
+from certbob.ports import NOWHERE, THE_SERVICE, Certificate, Crl, Intent, Replacement
 from certbob.profiles import KeyType
 from certbob.revocation import Reason
 from certbob.revocation_list import RevocationList
@@ -81,7 +81,13 @@ class Process:
         assert self.services.revocation_list is not None
         return self.services.revocation_list
 
-    async def issue(self, validity: timedelta = pki.DAYS_90, *, reject: bool = False) -> int:
+    async def issue(
+        self,
+        validity: timedelta = pki.DAYS_90,
+        *,
+        reject: bool = False,
+        replaces: Replacement | None = None,
+    ) -> int:
         """The serial number of Ada's new certificate."""
         request = pki.signing_request(validity=validity, subject=ADA.subject)
         leaf = (await self.services.ca.sign(request)).leaf
@@ -94,13 +100,15 @@ class Process:
             encoding=Encoding.MODERN,
             validity=validity,
             csr_sha256="00" * 32,
-            request_id="r-1",
+            origin=NOWHERE,
+            replaces=replaces,
         )
         entry = await self.services.ledger.intend(intent)
         if reject:
             await self.services.ledger.rejected(entry, "wrong", leaf)
         else:
             await self.services.ledger.issued(entry, leaf, None)
+            await self.services.ledger.delivered(entry, True)
         return leaf.serial_number
 
     async def certificate(self, serial: int) -> Certificate:
@@ -109,7 +117,7 @@ class Process:
         return found
 
     async def revoke(self, serial: int, reason: Reason = Reason.LOST) -> None:
-        await self.services.revocation.revoke(await self.certificate(serial), reason, "by a test")
+        await self.services.revocation.revoke(await self.certificate(serial), reason, THE_SERVICE)
 
 
 async def started(data_dir: Path, clock: FakeClock, lifetime: timedelta = WEEK) -> Process:
@@ -821,7 +829,7 @@ async def test_a_signer_that_dies_does_not_fail_the_revocation(data_dir: Path, c
     for child in multiprocessing.active_children():
         child.kill()
     try:
-        await services.revocation.revoke(certificate, Reason.LOST, "by a test")
+        await services.revocation.revoke(certificate, Reason.LOST, THE_SERVICE)
     finally:
         await services.close()
         pool.close()
@@ -833,11 +841,8 @@ async def test_replaced_ones_that_ended_do_not_stand_in_the_way(start: Start, cl
     process = await start()
 
     async def replace_one(validity: timedelta, overlap: timedelta) -> int:
-        old, new = await process.issue(validity), await process.issue()
-        await process.services.ledger.replaced(
-            Replacement((await process.certificate(old)).entry, overlap),
-            (await process.certificate(new)).entry,
-        )
+        old = await process.issue(validity)
+        await process.issue(replaces=Replacement((await process.certificate(old)).entry, overlap))
         return old
 
     for _ in range(100):

@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -25,6 +26,7 @@ from tests.support.preview import (
     ROOT,
     SAMPLES,
     TAKE,
+    TEST,
     TOKEN,
     VPN,
     Sample,
@@ -195,8 +197,12 @@ def test_links_lead_to_pages_that_exist(sample: Sample) -> None:
     one = f"/certificates/{CERTIFICATE.serial:x}"
     mine = {"/certificates", "/link", f"{one}/revoke", f"{one}/replace", f"{one}/calendar.ics"}
     lists = {"/ca/crls.pem", "/ca/crl", "/ca/root-crl"}
-    others = {"/admin", f"/admin/people/{ADA.subject}"}
-    known = ours | mine | others | lists | {"/ca/chain.pem", "mailto:help@example.org"}
+    others = {f"/admin/people/{ADA.subject}", "/admin/audit.csv", "/admin/questions"}
+    others |= {"/admin", "/admin/expiring", "/admin/audit", "/admin/pause"}
+    tests = {"/test", f"{TEST.facts['test_origin']}/test"}
+    elsewhere = {"http://ca.example.org/crl", "https://ca.example.org:9000/1.0/crl"}
+    known = ours | mine | others | lists | tests | elsewhere
+    known |= {"/ca/chain.pem", "mailto:help@example.org"}
 
     for link in shown(sample).all("a"):
         address = link.get("href", "").partition("?")[0]
@@ -245,6 +251,9 @@ def _hostile(sample: Sample) -> Sample:
             "again": {"token": HOSTILE, "by_mail": True},
         },
         "ca.html": {"root_subject": HOSTILE, "intermediates": [HOSTILE]},
+        "test.html": {"presented": replace(sample.facts["presented"], name=HOSTILE, issuer=HOSTILE)}
+        if sample.facts.get("presented")
+        else {},
     }
     return sample.changed(
         organization=HOSTILE,
@@ -254,7 +263,9 @@ def _hostile(sample: Sample) -> Sample:
     )
 
 
-@pytest.mark.parametrize("sample", [LOGIN, NEW, TAKE, ERROR, CA], ids=lambda sample: sample.template)
+@pytest.mark.parametrize(
+    "sample", [LOGIN, NEW, TAKE, ERROR, CA, SAMPLES["test-foreign"]], ids=lambda sample: sample.template
+)
 @pytest.mark.parametrize("base", ["shell.html", "_fragment.html"])
 def test_hostile_text_stays_text(sample: Sample, base: str) -> None:
     hostile = _hostile(sample)

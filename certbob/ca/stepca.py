@@ -29,7 +29,7 @@ from urllib.parse import urlencode
 
 import httpx2
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -45,18 +45,20 @@ from certbob.errors import (
     CAUncertain,
     CAUntrusted,
 )
-from certbob.ports import Chain, Clock, LeafRules, SigningRequest, Trust
+from certbob.ports import Chain, Clock, LeafRules, PublishedCrl, SigningRequest, Trust
 from certbob.secret import Secret
 from certbob.strict_json import json_object
 
 T = TypeVar("T")
 
 _MAX_BODY = 256 * 1024
+_MAX_CRL = 4 * 1024 * 1024  # some 80 000 entries
 _MAX_MESSAGE = 300
 _MAX_PAGES = 100
 _MAX_CHAIN = 5
 _MAX_SKEW = timedelta(seconds=60)  # the authority's own leeway for token times
 _TOKEN_LIFETIME = timedelta(minutes=2)
+_CRL = "/1.0/crl"
 _LOOK_AGAIN_AFTER = timedelta(hours=1)
 _SHORTEST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=5), timedelta(seconds=30)
 _PAUSE_FOR_OPERATOR = timedelta(minutes=1)
@@ -66,6 +68,7 @@ _REVOCATION_REASONS = frozenset({0, 1, 3, 4, 5, 9})  # 7 makes the CRL unreadabl
 _ONE_CERTIFICATE = re.compile(
     r"\s*-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/=\r\n]+)-----END CERTIFICATE-----\s*"
 )
+_WEB_ADDRESS = re.compile(r"https?://[!-~]{1,500}")
 _GO_DURATION = r"(?:(\d{1,7})h)?(?:(\d{1,2})m)?(\d{1,2}(?:\.\d{1,9})?)s"
 _TOO_LONG = re.compile(
     rf"\b{_GO_DURATION} is more than the authorized maximum certificate duration of {_GO_DURATION}"
@@ -110,10 +113,10 @@ class _Wire:
             headers={"Accept": "application/json", "Accept-Encoding": "identity"},
         )
 
-    async def get(self, path: str) -> _Answer:
-        """Raises CAUnavailable."""
+    async def get(self, path: str, *, limit: int = _MAX_BODY) -> _Answer:
+        """Of a body that is longer than `limit` bytes a little more than these. Raises CAUnavailable."""
         try:
-            return await self._fetch("GET", path)
+            return await self._fetch("GET", path, limit)
         except (httpx2.HTTPError, OSError) as error:
             raise self._unreachable(error) from error
 
@@ -129,7 +132,7 @@ class _Wire:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def _fetch(self, method: str, path: str, **options: Any) -> _Answer:
+    async def _fetch(self, method: str, path: str, limit: int = _MAX_BODY, **options: Any) -> _Answer:
         # The raw bytes: nothing is decompressed, so a small answer cannot grow.
         body = bytearray()
         async with (
@@ -138,7 +141,7 @@ class _Wire:
         ):
             async for chunk in response.aiter_raw():
                 body += chunk
-                if len(body) > _MAX_BODY:
+                if len(body) > limit:
                     break
         return _Answer(response.status_code, response.headers.get("Date", ""), bytes(body))
 
@@ -155,6 +158,7 @@ class _Authority:
     wire: _Wire
     trust: Trust
     key: ProvisionerKey
+    crl_url: str | None  # what the provisioner's template puts into certificates, where that can be seen
     longest: timedelta | None  # what the provisioner allows
     looked_at: datetime
 
@@ -200,7 +204,7 @@ class _Breaker:
 
 
 class StepCA:
-    """A `CertificateAuthority` and `Revoker` over step-ca's HTTP interface.
+    """A `CertificateAuthority`, `Revoker` and `CrlSource` over step-ca's HTTP interface.
 
     Nothing is sent before the first call, and a start that fails is tried again by later calls. `url` is
     `https://HOST:PORT`; `root` the SHA-256 of the root's DER form in hex or the path of a PEM file;
@@ -224,6 +228,7 @@ class StepCA:
         retry_pauses: tuple[float, ...] = (0.25, 1),
     ) -> None:
         self._url = url.rstrip("/")
+        self.crl_address = self._url + _CRL
         self._pin = root
         self._provisioner = provisioner
         self._password = password
@@ -264,6 +269,30 @@ class StepCA:
             raise CARefused(f"reason code {reason_code} is never sent")
         deadline = _deadline(self._answer_timeout)
         await self._insist(partial(self._revoke_once, str(serial), reason_code, deadline), deadline)
+
+    async def fetch_crl(self) -> PublishedCrl | None:
+        """As the port says; CAUnavailable also when there is no intermediate to hold the list against."""
+        deadline = _deadline(self._answer_timeout)
+        try:
+            authority = await self._ready(deadline)
+            async with asyncio.timeout_at(deadline):
+                answer = await authority.wire.get(_CRL, limit=_MAX_CRL)
+        except CARefused as refusal:
+            raise CAUnavailable(refusal.detail) from refusal
+        except TimeoutError as error:
+            raise CAUnavailable(f"{self.crl_address} does not answer") from error
+        if answer.status == 404:
+            return None
+        if answer.status != 200:
+            raise CAUnavailable(f"GET {_CRL} was answered {answer.status}: {_message(answer.body)}")
+        if not authority.trust.intermediates:
+            raise CAUnavailable(f"{self._url} does not tell its intermediate, so its list cannot be checked")
+        signer, now = authority.trust.intermediates[0], self._clock.now()
+        try:
+            crl = await asyncio.to_thread(read_crl, answer.body, signer, now)
+        except ValueError as error:
+            raise CABadAnswer(f"the list at {self.crl_address}: {error}") from error
+        return replace(crl, address=crl.address or self.crl_address, named=authority.crl_url)
 
     async def trust(self) -> Trust:
         try:
@@ -343,9 +372,9 @@ class StepCA:
         if self._root is None or self._wire is None:
             self._root = await self._pinned_root()
             self._wire = self._new_wire(_context(self._root))
-        key = await self._provisioner_key(self._wire)
+        key, crl_url = await self._provisioner_key(self._wire)
         trust = Trust(self._root, await _intermediates(self._wire, self._root))
-        authority = _Authority(self._wire, trust, key, longest=None, looked_at=self._clock.now())
+        authority = _Authority(self._wire, trust, key, crl_url, longest=None, looked_at=self._clock.now())
         return replace(authority, longest=await self._probe(authority))
 
     async def _pinned_root(self) -> x509.Certificate:
@@ -364,19 +393,23 @@ class StepCA:
             raise CAUntrusted(f"{self._url} shows another root than the pinned one")
         return root
 
-    async def _provisioner_key(self, wire: _Wire) -> ProvisionerKey:
+    async def _provisioner_key(self, wire: _Wire) -> tuple[ProvisionerKey, str | None]:
+        """And what the template names as the list's address, where the provisioner is published."""
         text, published = self._given_key.reveal() if self._given_key else None, None
+        crl_url = None
         if text is None:
             entry = await self._published_provisioner(wire)
             text, published = entry.get("encryptedKey"), entry.get("key")
+            crl_url = _template_crl_url(entry)
             if not (text and isinstance(text, str) and isinstance(published, dict)):
                 raise CAUnavailable(
                     f"{self._url} does not publish the encrypted key of its provisioner: set provisioner_key"
                 )
         try:
-            return await asyncio.to_thread(open_provisioner_key, text, self._password, published=published)
+            key = await asyncio.to_thread(open_provisioner_key, text, self._password, published=published)
         except ValueError as error:
             raise CAUnavailable(f"provisioner key: {error}") from error
+        return key, crl_url
 
     async def _published_provisioner(self, wire: _Wire) -> dict[str, Any]:
         matches = [
@@ -632,6 +665,63 @@ def read_chain(body: bytes) -> Chain:
     except ValueError as error:
         raise CABadAnswer(str(error), leaf.public_bytes(Encoding.DER)) from error
     return Chain(leaf, tuple(intermediates))
+
+
+def read_crl(der: bytes, signer: x509.Certificate, now: datetime) -> PublishedCrl:
+    """What the signer's list says of itself; `address` is empty where it names none. Raises ValueError."""
+    if len(der) > _MAX_CRL:
+        raise ValueError(f"it is longer than {_MAX_CRL} bytes")
+    try:
+        crl = x509.load_der_x509_crl(der)
+    except x509.InvalidVersion as error:
+        raise ValueError(str(error)) from error
+    if crl.issuer != signer.subject or not _is_signed_by(crl, signer):
+        raise ValueError("it is not signed by the authority's intermediate")
+    if crl.next_update_utc is None:
+        raise ValueError("it does not say when it ends")
+    if crl.last_update_utc > now + _MAX_SKEW:
+        raise ValueError("it is of the future; is a clock wrong?")
+    try:
+        extensions = crl.extensions
+        number = extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise ValueError(str(error)) from error
+    return PublishedCrl(number, crl.last_update_utc, crl.next_update_utc, _distribution_point(extensions))
+
+
+def _is_signed_by(crl: x509.CertificateRevocationList, signer: x509.Certificate) -> bool:
+    try:
+        return crl.is_signature_valid(signer.public_key())  # type: ignore[arg-type]
+    except (TypeError, UnsupportedAlgorithm):
+        return False
+
+
+def _distribution_point(extensions: x509.Extensions) -> str:
+    """The address that a list for all of people's certificates names; empty: none. Raises ValueError."""
+    address = ""
+    for extension in extensions:
+        match extension.value:
+            case x509.IssuingDistributionPoint() as scope:
+                if (
+                    scope.only_contains_ca_certs
+                    or scope.only_contains_attribute_certs
+                    or scope.only_some_reasons
+                    or scope.indirect_crl
+                ):
+                    raise ValueError("it is not about all of people's certificates")
+                names = [name.value for name in scope.full_name or () if isinstance(name.value, str)]
+                address = next((name for name in names if _WEB_ADDRESS.fullmatch(name)), "")
+            case _ if extension.critical:
+                raise ValueError(f"it has a critical part that is not known: {extension.oid.dotted_string}")
+    return address
+
+
+def _template_crl_url(provisioner: Mapping[str, Any]) -> str | None:
+    """`options.x509.templateData.crlURL`, as the template of docs/step-ca.md calls it."""
+    found: Any = provisioner
+    for name in ("options", "x509", "templateData", "crlURL"):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, str) and _WEB_ADDRESS.fullmatch(found) else None
 
 
 def _sign_body(csr: bytes, token: str, validity: timedelta) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 import re
 import uuid
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,11 +15,18 @@ from certbob.devices import Device, Encoding, Platform
 from certbob.identity import Door, Identity
 from certbob.ports import (
     SUPERSEDED,
+    Actor,
+    AuditEntry,
+    AuditFilter,
     Certificate,
     Delivery,
+    Entry,
     Grant,
     Intent,
     LinkRequest,
+    Numbers,
+    Origin,
+    Paused,
     PendingSignIn,
     Quota,
     Reminder,
@@ -149,13 +158,17 @@ class SqlLedger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def transaction(self) -> AbstractAsyncContextManager[None]:
+        return self._database.transaction()
+
     async def add_entry(self, intent: Intent, *, now: datetime, since: datetime, limit: int) -> int | None:
         identity = intent.identity
         within, values = _within(identity.subject, intent.quota)
         row = await self._database.row(
             "INSERT INTO certificates (grant_hash, state, subject, door, account, name, email, profile,"
-            " platform, device, encoding, key_type, validity, csr_sha256, request_id, created_at, delivered)"
-            " SELECT ?, 'intent', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE (SELECT count(*)"
+            " platform, device, encoding, key_type, validity, csr_sha256, request_id, address, created_at,"
+            " delivered, replaces, overlap)"
+            " SELECT ?, 'intent', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE (SELECT count(*)"
             " FROM certificates WHERE subject = ? AND created_at > ? AND state <> 'failed') < ?"
             f" AND {within} RETURNING id",
             intent.grant_hash,
@@ -171,9 +184,12 @@ class SqlLedger:
             intent.key_type,
             int(intent.validity.total_seconds()),
             intent.csr_sha256,
-            intent.request_id,
+            intent.origin.reference,
+            intent.origin.address,
             to_epoch(now),
             None if intent.delivered is None else int(intent.delivered),
+            intent.replaces.entry if intent.replaces else None,
+            int(intent.replaces.overlap.total_seconds()) if intent.replaces else None,
             identity.subject,
             to_epoch(since),
             limit,
@@ -185,12 +201,18 @@ class SqlLedger:
         row = await self._database.one(f"SELECT ({_ACTIVE})", *_active_values(subject, quota))
         return int(row[0])
 
-    async def set_replaced(self, entry: int, by: int, *, now: datetime, revoke_at: datetime) -> None:
+    async def set_replaced(self, by: int, *, now: datetime) -> None:
+        row = await self._database.row(
+            "SELECT replaces, overlap FROM certificates WHERE id = ? AND replaces IS NOT NULL", by
+        )
+        if row is None:
+            return
+        entry, overlap = row
         await self._database.rows(
             "UPDATE certificates SET replaced_by = ?, revoke_at = ?"
             " WHERE id = ? AND revoked_at IS NULL AND revoke_at IS NULL",
             by,
-            to_epoch(revoke_at),
+            to_epoch(now) + overlap,
             entry,
         )
         await self._database.rows(
@@ -234,7 +256,7 @@ class SqlLedger:
         now: datetime,
         certificate: x509.Certificate | None = None,
         note: str | None = None,
-    ) -> None:
+    ) -> Entry:
         facts: tuple[Any, ...] = (None,) * 5
         if certificate is not None:
             facts = (
@@ -244,15 +266,26 @@ class SqlLedger:
                 certificate.fingerprint(hashes.SHA256()).hex(),
                 certificate.public_bytes(Serialization.DER),
             )
-        await self._database.rows(
+        row = await self._database.one(
             "UPDATE certificates SET state = ?, closed_at = ?, serial = ?, not_before = ?, not_after = ?,"
-            " fingerprint = ?, certificate = ?, note = ? WHERE id = ?",
+            f" fingerprint = ?, certificate = ?, note = ? WHERE id = ? RETURNING {_ENTRY}",
             state,
             to_epoch(now),
             *facts,
             note,
             entry,
         )
+        return _entry(*row)
+
+    async def open_entries(self, states: Sequence[str], *, before: datetime, limit: int) -> list[Entry]:
+        rows = await self._database.rows(
+            f"SELECT {_ENTRY} FROM certificates WHERE (state = 'intent' OR state = 'uncertain')"
+            f" AND state IN ({', '.join('?' * len(states))}) AND created_at <= ? ORDER BY id DESC LIMIT ?",
+            *states,
+            to_epoch(before),
+            limit,
+        )
+        return [_entry(*row) for row in rows]
 
     async def set_delivered(self, entry: int, delivered: bool | None, delivery: Delivery) -> None:
         await self._database.rows(
@@ -265,14 +298,15 @@ class SqlLedger:
     async def set_encoding(self, entry: int, encoding: Encoding) -> None:
         await self._database.rows("UPDATE certificates SET encoding = ? WHERE id = ?", encoding, entry)
 
-    async def set_revoked(self, entry: int, reason_code: int, *, now: datetime) -> None:
-        await self._database.rows(
+    async def set_revoked(self, entry: int, reason_code: int, *, now: datetime) -> bool:
+        row = await self._database.row(
             "UPDATE certificates SET revoked_at = ?, revocation_reason = ?"
-            " WHERE id = ? AND revoked_at IS NULL",
+            " WHERE id = ? AND revoked_at IS NULL RETURNING 1",
             to_epoch(now),
             reason_code,
             entry,
         )
+        return row is not None
 
     async def certificates_of(
         self, subject: str, *, now: datetime, limit: int, offset: int
@@ -295,13 +329,11 @@ class SqlLedger:
         return None if row is None else _certificate(*row)
 
     async def search(self, words: str, *, limit: int, offset: int) -> list[Certificate]:
-        literal = re.sub("([%_!])", r"!\1", words)
-        columns = ("name", "coalesce(email, '')", "device", "serial")
-        matches = " OR ".join(f"lower({column}) LIKE lower(?) ESCAPE '!'" for column in columns)
+        matches, values = _contains(("name", "coalesce(email, '')", "device", "serial"), words)
         rows = await self._database.rows(
-            f"SELECT {_CERTIFICATE} FROM certificates WHERE state = 'issued' AND ({matches})"
+            f"SELECT {_CERTIFICATE} FROM certificates WHERE state = 'issued' AND {matches}"
             " ORDER BY id DESC LIMIT ? OFFSET ?",
-            *[f"%{literal}%"] * len(columns),
+            *values,
             limit,
             offset,
         )
@@ -315,6 +347,33 @@ class SqlLedger:
             to_epoch(now),
         )
         return [_certificate(*row) for row in rows]
+
+    async def expiring(self, *, now: datetime, until: datetime, limit: int, offset: int) -> list[Certificate]:
+        rows = await self._database.rows(
+            f"SELECT {_CERTIFICATE} FROM certificates WHERE {_EXPIRING}"
+            " ORDER BY not_after, id LIMIT ? OFFSET ?",
+            to_epoch(now),
+            to_epoch(until),
+            limit,
+            offset,
+        )
+        return [_certificate(*row) for row in rows]
+
+    async def numbers(self, *, now: datetime, soon: datetime, since: datetime) -> Numbers:
+        (active,) = await self._database.one(
+            "SELECT count(*) FROM certificates"
+            " WHERE state = 'issued' AND revoked_at IS NULL AND not_after > ?",
+            to_epoch(now),
+        )
+        (expiring,) = await self._database.one(
+            f"SELECT count(*) FROM certificates WHERE {_EXPIRING}", to_epoch(now), to_epoch(soon)
+        )
+        by_door = await self._database.rows(
+            "SELECT door, count(*) FROM certificates WHERE state = 'issued' AND created_at > ?"
+            " GROUP BY door ORDER BY door",
+            to_epoch(since),
+        )
+        return Numbers(active, expiring, dict(by_door))
 
     async def revocations(self) -> tuple[int, int]:
         row = await self._database.one(
@@ -339,6 +398,19 @@ class SqlLedger:
         )
         return int(row[0])
 
+    async def crl_signed(self, this_update: datetime, next_update: datetime) -> None:
+        await self._database.rows(
+            "UPDATE crl_numbers SET this_update = ?, next_update = ? WHERE id = 1",
+            to_epoch(this_update),
+            to_epoch(next_update),
+        )
+
+    async def last_crl(self) -> tuple[datetime, datetime] | None:
+        row = await self._database.one(
+            "SELECT max(this_update), max(next_update) FROM crl_numbers WHERE id = 1"
+        )
+        return None if row[0] is None else (from_epoch(row[0]), from_epoch(row[1]))
+
     async def entries_since(self, subject: str, since: datetime) -> list[datetime]:
         rows = await self._database.rows(
             "SELECT created_at FROM certificates WHERE subject = ? AND created_at > ? AND state <> 'failed'"
@@ -353,16 +425,24 @@ class SqlLedger:
 # SQLite uses the index for it only where the serial number is part of an expression.
 _TAKEN_BACK = "(revoked_at IS NOT NULL OR state = 'rejected') AND length(serial) > 0"
 _TAKEN_BACK_AT = "coalesce(revoked_at, closed_at)"
+_EXPIRING = (
+    "state = 'issued' AND revoked_at IS NULL AND not_after > ? AND not_after <= ? AND revoke_at IS NULL"
+)
+_ENTRY = (
+    "id, subject, name, door, account, address, request_id, profile, device, created_at, validity,"
+    " csr_sha256, note"
+)
 _CERTIFICATE = (
     "id, serial, subject, name, profile, platform, device, door, delivered, fingerprint, not_before,"
-    " not_after, revoked_at, revocation_reason, revoke_at"
+    " not_after, revoked_at, revocation_reason, revoke_at, address"
 )
 # What counts for a quota: also what nobody knows the fate of, but not what never got to its person.
 _ACTIVE = (
     "SELECT count(*) FROM certificates WHERE subject = ? AND profile = ? AND id <> ?"
     " AND state IN ('intent', 'issued', 'uncertain') AND revoked_at IS NULL AND revoke_at IS NULL"
-    " AND (not_after IS NULL OR not_after - CASE WHEN (not_after - not_before) / 3 < ?"
-    " THEN (not_after - not_before) / 3 ELSE ? END > ?) AND coalesce(delivered, 1) = 1"
+    " AND coalesce(not_after, created_at + validity)"
+    " - CASE WHEN coalesce(not_after - not_before, validity) / 3 < ?"
+    " THEN coalesce(not_after - not_before, validity) / 3 ELSE ? END > ? AND coalesce(delivered, 1) = 1"
 )
 
 
@@ -394,6 +474,7 @@ def _certificate(
     revoked_at: int | None,
     revocation_reason: int | None,
     revoke_at: int | None,
+    address: str,
 ) -> Certificate:
     return Certificate(
         entry=entry,
@@ -411,7 +492,175 @@ def _certificate(
         revoked_at=None if revoked_at is None else from_epoch(revoked_at),
         revocation_reason=revocation_reason,
         revoke_at=None if revoke_at is None else from_epoch(revoke_at),
+        address=address,
     )
+
+
+def _entry(
+    number: int,
+    subject: str,
+    name: str,
+    door: str,
+    account: str,
+    address: str,
+    request_id: str,
+    profile: str,
+    device: str,
+    created_at: int,
+    validity: int,
+    csr_sha256: str,
+    note: str | None,
+) -> Entry:
+    return Entry(
+        number=number,
+        subject=subject,
+        name=name,
+        actor=Actor(door, account, Origin(address, request_id)),
+        profile_id=profile,
+        device=device,
+        created_at=from_epoch(created_at),
+        validity=timedelta(seconds=validity),
+        csr_sha256=csr_sha256,
+        note=note,
+    )
+
+
+class SqlAudit:
+    """Implements `ports.AuditStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def transaction(self) -> AbstractAsyncContextManager[None]:
+        return self._database.transaction()
+
+    async def next_entry(self) -> tuple[int, str]:
+        # The changed row is locked until the transaction ends.
+        row = await self._database.one(
+            "UPDATE audit_head SET number = number + 1 WHERE id = 1 RETURNING number, hash"
+        )
+        return row[0], row[1]
+
+    async def append(self, entry: AuditEntry, follower: Callable[[], None]) -> None:
+        actor = entry.actor
+        await self._database.rows(
+            f"INSERT INTO audit ({_AUDIT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            entry.number,
+            to_epoch(entry.at),
+            entry.action,
+            actor.door,
+            actor.account,
+            actor.origin.address,
+            actor.origin.reference,
+            entry.subject,
+            entry.name,
+            entry.serial,
+            entry.note,
+            entry.hash,
+        )
+        await self._database.rows("UPDATE audit_head SET hash = ? WHERE id = 1", entry.hash)
+        self._database.after_commit(follower)
+
+    async def head(self) -> tuple[int, str]:
+        row = await self._database.one("SELECT number, hash FROM audit_head WHERE id = 1")
+        return row[0], row[1]
+
+    async def entries(self, wanted: AuditFilter, *, limit: int, offset: int) -> list[AuditEntry]:
+        condition, values = _fits(wanted)
+        rows = await self._database.rows(
+            f"SELECT {_AUDIT} FROM audit WHERE {condition} ORDER BY number DESC LIMIT ? OFFSET ?",
+            *values,
+            limit,
+            offset,
+        )
+        return [_audit_entry(*row) for row in rows]
+
+    async def entries_after(self, number: int, wanted: AuditFilter, *, limit: int) -> list[AuditEntry]:
+        condition, values = _fits(wanted)
+        rows = await self._database.rows(
+            f"SELECT {_AUDIT} FROM audit WHERE {condition} AND number > ? ORDER BY number LIMIT ?",
+            *values,
+            number,
+            limit,
+        )
+        return [_audit_entry(*row) for row in rows]
+
+
+_AUDIT = "number, at, action, door, account, address, reference, subject, name, serial, note, hash"
+
+
+def _fits(wanted: AuditFilter) -> tuple[str, list[Any]]:
+    """A condition, and its parameters."""
+    conditions = ["1 = 1"]
+    values: list[Any] = []
+    if wanted.action is not None:
+        conditions.append("action = ?")
+        values.append(wanted.action)
+    if wanted.since is not None:
+        conditions.append("at >= ?")
+        values.append(to_epoch(wanted.since))
+    if wanted.until is not None:
+        conditions.append("at < ?")
+        values.append(to_epoch(wanted.until))
+    if wanted.words:
+        condition, found = _contains(
+            ("account", "coalesce(name, '')", "address", "coalesce(serial, '')", "note"), wanted.words
+        )
+        conditions.append(condition)
+        values.extend(found)
+    return " AND ".join(conditions), values
+
+
+def _contains(columns: Sequence[str], words: str) -> tuple[str, list[str]]:
+    """A condition that one of them has the words in it, and its parameters."""
+    literal = re.sub("([%_!])", r"!\1", words)
+    matches = " OR ".join(f"lower({column}) LIKE lower(?) ESCAPE '!'" for column in columns)
+    return f"({matches})", [f"%{literal}%"] * len(columns)
+
+
+def _audit_entry(
+    number: int,
+    at: int,
+    action: str,
+    door: str,
+    account: str,
+    address: str,
+    reference: str,
+    subject: str | None,
+    name: str | None,
+    serial: str | None,
+    note: str,
+    hash_: str,
+) -> AuditEntry:
+    actor = Actor(door, account, Origin(address, reference))
+    return AuditEntry(number, from_epoch(at), action, actor, subject, name, serial, note, hash_)
+
+
+class SqlPause:
+    """Implements `ports.PauseStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def transaction(self) -> AbstractAsyncContextManager[None]:
+        return self._database.transaction()
+
+    async def paused(self) -> Paused | None:
+        row = await self._database.row("SELECT since, account, note FROM pause")
+        return None if row is None else Paused(from_epoch(row[0]), row[1], row[2])
+
+    async def set_paused(self, paused: Paused) -> bool:
+        row = await self._database.row(
+            "INSERT INTO pause (id, since, account, note) VALUES (1, ?, ?, ?)"
+            " ON CONFLICT DO NOTHING RETURNING 1",
+            to_epoch(paused.since),
+            paused.account,
+            paused.note,
+        )
+        return row is not None
+
+    async def end_pause(self) -> bool:
+        return await self._database.row("DELETE FROM pause RETURNING 1") is not None
 
 
 class SqlReminders:
@@ -512,7 +761,6 @@ def _due(way: Way) -> str:
     """Certificates `c` and their holders."""
     return (
         "certificates AS c JOIN subjects AS holder ON holder.id = c.subject"
-        # As the index has it.
         " WHERE c.state = 'issued' AND c.revoked_at IS NULL AND c.replaced_by IS NULL AND c.revoke_at IS NULL"
         " AND c.not_after > ? AND c.not_after <= ? AND c.not_after - c.not_before >= ?"
         f" AND coalesce(c.delivered, 1) = 1 AND {_RECIPIENTS[way]} IS NOT NULL"
@@ -679,6 +927,9 @@ class SqlChats:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def transaction(self) -> AbstractAsyncContextManager[None]:
+        return self._database.transaction()
+
     async def bound(self, user_id: str) -> dict[str, str]:
         rows = await self._database.rows("SELECT kind, value FROM chat_accounts WHERE user_id = ?", user_id)
         return dict(rows)
@@ -745,10 +996,11 @@ class SqlChats:
         )
         return dict(rows)
 
-    async def unlink(self, user_id: str, subject: str) -> None:
-        await self._database.rows(
-            "DELETE FROM chat_links WHERE user_id = ? AND subject = ?", user_id, subject
+    async def unlink(self, user_id: str, subject: str) -> bool:
+        row = await self._database.row(
+            "DELETE FROM chat_links WHERE user_id = ? AND subject = ? RETURNING 1", user_id, subject
         )
+        return row is not None
 
     async def forget(self, user_id: str) -> bool:
         forgotten = [

@@ -4,6 +4,8 @@ import asyncio
 import importlib.resources
 import os
 import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -20,11 +22,14 @@ BUSY_TIMEOUT = timedelta(seconds=5)
 class Database:
     """One SQL text serves every driver: `?` for parameters, only what SQLite and PostgreSQL share.
 
-    Each call is a transaction of its own; what must happen together is one statement.
+    Each call is a transaction of its own, unless it is inside of `transaction`.
     """
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
+        self._lock = asyncio.Lock()  # keeps the statements of other tasks out of a transaction
+        self._owner: asyncio.Task[Any] | None = None
+        self._followers: list[Callable[[], None]] = []
 
     @classmethod
     async def open(cls, path: Path, *, busy_timeout: timedelta = BUSY_TIMEOUT) -> Self:
@@ -57,8 +62,44 @@ class Database:
             raise
         return cls(connection)
 
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """What the task does inside happens as a whole or not at all. Raises what `rows` does."""
+        if self._is_inside():
+            yield
+            return
+        async with self._lock:
+            self._owner = asyncio.current_task()
+            self._followers = []
+            try:
+                await self._run("BEGIN IMMEDIATE")
+                yield
+                await self._run("COMMIT")
+            except BaseException:
+                # A statement whose waiter was cancelled runs all the same: it may have begun or committed.
+                with suppress(StorageProblem):
+                    await self._run("ROLLBACK")
+                raise
+            finally:
+                self._owner = None
+            for follower in self._followers:
+                follower()
+
+    def after_commit(self, follower: Callable[[], None]) -> None:
+        """Call it once the transaction that this is inside of has been written."""
+        self._followers.append(follower)
+
     async def rows(self, sql: str, *parameters: Any) -> list[Row]:
         """Run one statement. Raises StorageProblem: the database is busy, full or gone; Duplicate."""
+        if self._is_inside():
+            return await self._run(sql, *parameters)
+        async with self._lock:
+            return await self._run(sql, *parameters)
+
+    def _is_inside(self) -> bool:
+        return self._owner is not None and self._owner is asyncio.current_task()
+
+    async def _run(self, sql: str, *parameters: Any) -> list[Row]:
         try:
             return [tuple(row) for row in await self._connection.execute_fetchall(sql, parameters)]
         except sqlite3.IntegrityError as error:

@@ -7,10 +7,20 @@ from quart import Blueprint, Response, request
 
 from certbob.calendar_entry import FILE_NAME, calendar_entry
 from certbob.errors import BadRequest, NoSuchPage
-from certbob.ports import Certificate
+from certbob.identity import Door
+from certbob.ports import Actor, Certificate
 from certbob.revocation import Reason
 from certbob.web.chat_links import links_accounts
-from certbob.web.context import identity, is_admin, page_number, services, settings
+from certbob.web.context import (
+    actor,
+    identity,
+    is_admin,
+    list_facts,
+    origin,
+    page_number,
+    services,
+    settings,
+)
 from certbob.web.forms import read_form
 from certbob.web.pages import page
 from certbob.web.security import owner, signed_in
@@ -97,8 +107,8 @@ async def revoke(serial: str) -> Response:
         reason = Reason(form.get("reason", ""))
     except ValueError:
         return await _revoke_page(certificate, token, 422, {"reason": "Choose why."})
-    who = "by a link of the chat" if token is not None else f"by {identity().account!r}"
-    await services().revocation.revoke(certificate, reason, who)
+    by = actor() if token is None else await _link_holder(certificate)
+    await services().revocation.revoke(certificate, reason, by)
     query = "" if token is None else f"?{urlencode({'token': token})}"
     return Response(status=303, headers={"Location": f"/certificates/{serial}/revoke{query}"})
 
@@ -110,11 +120,11 @@ async def _revoke_page(
         "revoke.html",
         status,
         certificate=certificate,
-        has_list=services().revocation_list is not None,
         is_over=certificate.not_after <= services().clock.now(),
         reasons=tuple(Reason),
         errors=errors or {},
         token=token,
+        **list_facts(),
     )
 
 
@@ -134,6 +144,12 @@ async def _certificate(serial_text: str, token: str | None) -> Certificate:
     if found is None:
         raise NoSuchPage
     return found
+
+
+async def _link_holder(certificate: Certificate) -> Actor:
+    """Whoever has the link out of the chat counts as the account that asked for it."""
+    known = await services().people.account_of(certificate.subject)
+    return Actor(Door.MATTERMOST, "-" if known is None else known[1], origin())
 
 
 def _number(serial: str) -> int:

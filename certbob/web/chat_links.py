@@ -6,7 +6,7 @@ from quart import Blueprint, Response, request
 
 from certbob.chat_links import could_be_token
 from certbob.errors import LinkOver, NoSuchPage, NotSignedIn
-from certbob.web.context import identity, services, session
+from certbob.web.context import identity, origin, services, session
 from certbob.web.forms import read_form
 from certbob.web.login import ask_to_sign_in
 from certbob.web.pages import page
@@ -45,7 +45,7 @@ async def show_links() -> Response:
 @signed_in
 async def link() -> Response:
     _require_links()
-    await services().chat_links.accept((await read_form()).get("token", ""), identity())
+    await services().chat_links.accept((await read_form()).get("token", ""), identity(), origin())
     response = Response(status=303, headers={"Location": "/link"})
     remember_chat_link(response, None)
     return response
@@ -55,7 +55,7 @@ async def link() -> Response:
 @signed_in
 async def remove() -> Response:
     _require_links()
-    await services().chat_links.remove((await read_form()).get("user_id", ""), identity())
+    await services().chat_links.remove((await read_form()).get("user_id", ""), identity(), origin())
     return Response(status=303, headers={"Location": "/link"})
 
 

@@ -3,12 +3,14 @@
 import re
 import secrets
 from dataclasses import dataclass
+from typing import Any
 
 from quart import current_app, g, request
 
 from certbob.errors import NotSignedIn
 from certbob.identity import Identity
-from certbob.ports import Session
+from certbob.ports import Actor, Origin, Session
+from certbob.secret import Secret
 from certbob.services import Services
 
 MAX_USER_AGENT = 256
@@ -24,6 +26,14 @@ class WebSettings:
     organization: str | None
     direct_download: bool
     ask_older: bool
+    metrics_token: Secret | None = None
+    test_origin: str | None = None  # where a browser is asked for its certificate
+    proxy_tells_certificate: bool = False
+
+    @property
+    def can_test(self) -> bool:
+        """Whether anybody sees which certificate a browser presents."""
+        return self.test_origin is not None or self.proxy_tells_certificate
 
     @property
     def https(self) -> bool:
@@ -65,6 +75,23 @@ def is_admin() -> bool:
     return current is not None and current.is_admin
 
 
+def list_facts() -> dict[str, Any]:
+    """What pages say about the list of revoked certificates.
+
+    `has_list`: it is ours. `list_address`: where the authority's is, or would be. `list_longest`: how long
+    services may believe one; None: not known. `list_is_off`: the authority makes none.
+    """
+    ours, published = services().revocation_list, services().published_list
+    known = published.known if published else None
+    longest = ours.lifetime if ours else known.next_update - known.this_update if known else None
+    return {
+        "has_list": ours is not None,
+        "list_address": published.address if published and not published.is_off else None,
+        "list_longest": longest,
+        "list_is_off": published is not None and published.is_off,
+    }
+
+
 def reference() -> str:
     """Names this request in the log and on an error page, such as `8F3A-22`."""
     if "reference" not in g:
@@ -72,6 +99,15 @@ def reference() -> str:
         g.reference = f"{text[:4]}-{text[4:]}"
     found: str = g.reference
     return found
+
+
+def origin() -> Origin:
+    return Origin(request.remote_addr or "-", reference())
+
+
+def actor() -> Actor:
+    """The person who is signed in. Raises NotSignedIn."""
+    return Actor.of(identity(), origin())
 
 
 def is_htmx() -> bool:

@@ -48,6 +48,7 @@ STATUS: dict[type[Problem], int] = {
     errors.MailRefused: 502,
     errors.CARefused: 502,
     errors.Busy: 503,
+    errors.IssuingPaused: 503,
     errors.CAUnavailable: 503,
     errors.ChatUnavailable: 503,
     errors.NotRevoked: 503,
@@ -79,7 +80,7 @@ def status_of(problem: Problem) -> int:
 
 def gives_back(problem: Problem) -> bool:
     """Whether the grant is still good after this."""
-    return isinstance(problem, errors.Busy | errors.StorageProblem) or (
+    return isinstance(problem, errors.Busy | errors.IssuingPaused | errors.StorageProblem) or (
         isinstance(problem, errors.CAProblem) and problem.surely_unsigned
     )
 

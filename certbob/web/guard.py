@@ -2,7 +2,7 @@
 
 A body whose length is told twice (smuggling), HTTP/2 without TLS, a missing, repeated or foreign Host,
 oversized targets and headers, unusual methods and WebSockets are refused here. The client's address is
-taken from `X-Forwarded-For` only when a trusted proxy sent it.
+taken from `X-Forwarded-For`, and its certificate from a header, only when a trusted proxy sent it.
 """
 
 import ipaddress
@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 MAX_TARGET_BYTES = 4096
 MAX_HEADER_BYTES = 16384
 METHODS = frozenset({"GET", "HEAD", "POST"})
+PRESENTED = "certbob.presented"  # in the scope: the browser's certificate as text; empty: it has shown none
 VERSIONS = {"http": ("1.0", "1.1"), "https": ("1.0", "1.1", "2")}
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
-MONITORING = ("/healthz", "/readyz")
+MONITORING = ("/healthz", "/readyz", "/metrics")
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,10 @@ class Guard:
         public_url: str,
         trusted_proxies: Sequence[str],
         headers: Sequence[tuple[str, str]],
+        certificate_header: str | None = None,
     ) -> None:
         self._app = app
+        self._certificate_header = certificate_header.encode() if certificate_header else None
         self._hosts = allowed_hosts(public_url)
         self._proxies = [ipaddress.ip_network(network) for network in trusted_proxies]
         self._headers = [(name.lower().encode(), value.encode()) for name, value in headers]
@@ -59,6 +62,7 @@ class Guard:
             if scope["type"] == "http":
                 # `X_Forwarded_For` looks like `X-Forwarded-For` to some proxies, but is the client's.
                 scope["headers"] = [(name, value) for name, value in scope["headers"] if b"_" not in name]
+                self._take_certificate(scope)
                 self._see_through_proxies(scope)
             await self._app(scope, receive, send)
 
@@ -99,6 +103,18 @@ class Guard:
         ]
         await send({"type": "http.response.start", "status": 400, "headers": headers})
         await send({"type": "http.response.body", "body": f"{reason}\n".encode(), "more_body": False})
+
+    def _take_certificate(self, scope: Scope) -> None:
+        """Before the client's address is replaced: it counts who is connected."""
+        if self._certificate_header is None:
+            return
+        told = [value for name, value in scope["headers"] if name == self._certificate_header]
+        scope["headers"] = [each for each in scope["headers"] if each[0] != self._certificate_header]
+        if not scope.get("client") or not self._trusted(scope["client"][0]):
+            return
+        if len(told) > 1:
+            log.warning("a proxy passes on a certificate beside its own: it must replace the header")
+        scope[PRESENTED] = told[0].decode("latin-1") if len(told) == 1 else ""
 
     def _see_through_proxies(self, scope: Scope) -> None:
         """From the right, past every hop that is a trusted proxy; stop at nonsense."""

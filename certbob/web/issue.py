@@ -19,7 +19,7 @@ from certbob.errors import (
 from certbob.identity import Door
 from certbob.issuance import REPEAT_WINDOW, FileOptions
 from certbob.ports import Delivery, Grant, Issued
-from certbob.web.context import is_htmx, names_html, reference, services, session, settings, user_agent
+from certbob.web.context import is_htmx, names_html, origin, services, session, settings, user_agent
 from certbob.web.errors import log_problem, retry_after, show, status_of
 from certbob.web.forms import read_form
 from certbob.web.login import ask_to_sign_in
@@ -71,7 +71,7 @@ async def show_issue() -> Response:
         return response
     if _is_direct_download() and grant.delivery is not Delivery.LINK:
         options = _options(request.args.get("older"), request.args.get("format"))
-        return _file(await services().issuance.issue(token, options=options, request_id=reference()))
+        return _file(await services().issuance.issue(token, options=options, origin=origin()))
     return await _take_page(grant, token)
 
 
@@ -88,9 +88,7 @@ async def redeem() -> Response:
     try:
         if by_mail:
             return await _send(token, options)
-        issued = await services().issuance.issue(
-            token, holder=holder(), options=options, request_id=reference()
-        )
+        issued = await services().issuance.issue(token, holder=holder(), options=options, origin=origin())
     except MailProblem as problem:
         log_problem(problem)
         if is_htmx() or not names_html():
@@ -149,7 +147,7 @@ async def _send(token: str, options: FileOptions) -> Response:
     mail = services().mail
     if mail is None or mail.way is not Delivery.MAIL or holder() is None:
         raise BadRequest("files are not mailed here, or the page was not opened before")
-    await mail.send_file(token, holder=holder(), options=options, request_id=reference())
+    await mail.send_file(token, holder=holder(), options=options, origin=origin())
     if is_htmx():
         return await take_page(token)
     return Response(status=303, headers={"Location": f"/issue?token={token}"})

@@ -41,6 +41,10 @@ DESTINATIONS: dict[str, tuple[str, ...]] = {
     "/certificates": (),
     "/link": (),
     "/admin": ("q",),
+    "/admin/audit": ("q", "action", "since", "until"),
+    "/admin/expiring": (),
+    "/admin/pause": (),
+    "/admin/questions": (),
 }
 
 

@@ -34,7 +34,7 @@ from certbob.issuance import FileOptions
 from certbob.ports import Certificate, Delivery, Way
 from certbob.profiles import Profile
 from certbob.services import Chat, SlashCommand
-from certbob.web.context import reference, services, settings
+from certbob.web.context import origin, reference, services, settings
 from certbob.web.errors import log_problem, show, status_of
 from certbob.web.security import from_chat, public
 
@@ -157,7 +157,7 @@ async def _email(command: SlashCommand) -> Message:
 
 
 def _send_file(mail: MailDelivery, token: str) -> Awaitable[object]:
-    return mail.send_file(token, holder=None, options=FileOptions(), request_id=reference())
+    return mail.send_file(token, holder=None, options=FileOptions(), origin=origin())
 
 
 async def _list(command: SlashCommand) -> Message:

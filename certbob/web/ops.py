@@ -5,7 +5,7 @@ import json
 from quart import Blueprint, Response
 
 from certbob.web.context import services
-from certbob.web.security import public
+from certbob.web.security import monitoring, public
 
 blueprint = Blueprint("ops", __name__)
 
@@ -27,6 +27,17 @@ async def readyz() -> Response:
     revocation_list = services().revocation_list
     if revocation_list is not None:
         checks["crl"] = revocation_list.trouble()
+    published_list = services().published_list
+    if published_list is not None:
+        checks["crl"] = published_list.trouble()
     ready = all(reason is None for reason in checks.values())
     body = {"ready": ready, "checks": {name: reason or "ok" for name, reason in checks.items()}}
     return Response(json.dumps(body) + "\n", 200 if ready else 503, content_type="application/json")
+
+
+@blueprint.get("/metrics")
+@monitoring
+async def metrics() -> Response:
+    return Response(
+        services().metrics.exposition(services()), content_type="text/plain; version=0.0.4; charset=utf-8"
+    )

@@ -191,6 +191,7 @@ async def _options_page(
         profiles=profiles,
         validities=[(value, _until(length)) for value, length in offered.items()],
         deliveries=_deliveries().items(),
+        paused=await services().pause.state(),
         existing=existing or (await _existing(values) if values.replaces else None),
         link_sent=link_sent,
         ask_older=settings().ask_older,

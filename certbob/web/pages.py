@@ -48,6 +48,7 @@ def set_up_templates(app: Quart, static: StaticFiles) -> None:
             "form_token": form_token(),
             "organization": settings().organization,
             "contact": settings().contact,
+            "can_test": settings().can_test,
         }
 
     for name in environment.list_templates():

@@ -1,12 +1,14 @@
 """What stands above every route: headers, sessions, who may call it, and from where.
 
 Every handler carries one of the decorators `public`, `signed_in`, `grant_holder`, `owner`,
-`administrator`, `from_chat`; a test walks the route table and fails for a handler without.
+`administrator`, `monitoring`, `from_chat`; a test walks the route table and fails for a handler without.
 """
 
 import functools
 import hashlib
 import hmac
+import ipaddress
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -16,15 +18,16 @@ from typing import ParamSpec
 
 from quart import Response, g, request
 
+from certbob.audit import Action
 from certbob.chat_links import LIFETIME as CHAT_LINK_LIFETIME
 from certbob.errors import ForeignRequest, NoSuchPage, NotSignedIn, StorageProblem
 from certbob.grants import LINK_LIFETIME
 from certbob.identity import Identity
 from certbob.keys import digest
-from certbob.ports import Session
-from certbob.web.context import services, session, settings
+from certbob.ports import Actor, Session
+from certbob.web.context import origin, services, session, settings
 from certbob.web.forms import read_first_fields, read_form
-from certbob.web.guard import allowed_hosts
+from certbob.web.guard import LOOPBACK_NAMES, allowed_hosts
 
 P = ParamSpec("P")
 Handler = Callable[P, Awaitable[Response]]
@@ -36,6 +39,8 @@ WITHOUT_SESSION = ("/static/", "/request")
 HOLDER_AGE = timedelta(minutes=10)
 SIGN_IN_AGE = timedelta(minutes=10)
 SIGN_OUT_AGE = timedelta(minutes=5)  # after signing out here, to do it there, too
+
+FORWARDING = frozenset({"forwarded", "via", "x-real-ip"})  # and all that begins with x-forwarded
 
 HEADERS = (
     (
@@ -109,6 +114,42 @@ def administrator(handler: Handler[P]) -> Handler[P]:
             raise NoSuchPage
 
     return _guarded(handler, check)
+
+
+def monitoring(handler: Handler[P]) -> Handler[P]:
+    """Only programs on this machine, and whoever has the token; for all others there is no such page."""
+
+    async def check() -> None:
+        if not (_has_metrics_token() or _is_on_this_machine()):
+            raise NoSuchPage
+
+    return _guarded(handler, check)
+
+
+def _has_metrics_token() -> bool:
+    token = settings().metrics_token
+    scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
+    return (
+        token is not None
+        and scheme.lower() == "bearer"
+        and hmac.compare_digest(sent.strip().encode(), token.reveal().encode())
+    )
+
+
+def _is_on_this_machine() -> bool:
+    """A proxy here makes everybody look so; what it adds tells, or the Host that it leaves as it was."""
+    names = {name.lower() for name, _ in request.headers}
+    is_forwarded = not names.isdisjoint(FORWARDING) or any(name.startswith("x-forwarded") for name in names)
+    host = re.sub(r":[0-9]+$", "", request.host)
+    return not is_forwarded and host in LOOPBACK_NAMES and _is_loopback(request.remote_addr or "")
+
+
+def _is_loopback(text: str) -> bool:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:  # a Unix socket
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def from_chat(handler: Handler[P]) -> Handler[P]:
@@ -208,6 +249,13 @@ async def start_session(identity: Identity, response: Response, *, is_admin: boo
     now = services().clock.now()
     await services().sessions.add_session(
         Session(digest(cookie), identity, is_admin, created_at=now, seen_at=now)
+    )
+    await services().audit.record(
+        Action.SIGNED_IN,
+        Actor.of(identity, origin()),
+        subject=identity.subject,
+        name=identity.name,
+        note="as an administrator" if is_admin else "",
     )
     _set_cookie(response, "certbob", cookie, None)
 

@@ -10,7 +10,7 @@ from quart import Blueprint, Response, request
 from certbob.errors import NoSuchPage
 from certbob.ports import Crl
 from certbob.revocation_list import RevocationList
-from certbob.web.context import services
+from certbob.web.context import list_facts, services
 from certbob.web.pages import page
 from certbob.web.security import public
 
@@ -27,7 +27,7 @@ async def show_ca() -> Response:
         fingerprint=trust.root.fingerprint(hashes.SHA256()).hex(":").upper(),
         not_after=trust.root.not_valid_after_utc,
         intermediates=[certificate.subject.rfc4514_string() for certificate in trust.intermediates],
-        has_list=services().revocation_list is not None,
+        **list_facts(),
     )
 
 

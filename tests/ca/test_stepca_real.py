@@ -301,6 +301,7 @@ async def _conversation(wire: Wire) -> list[httpx2.Response]:
         await wire.http.get(f"/root/{'00' * 32}"),
         await wire.http.get("/1.0/intermediates"),
         await wire.http.get("/nothing"),
+        await wire.http.get("/1.0/crl"),
         signed,
         await wire.sign(csr, used),
         await wire.sign(signing_request().csr, wire.token("/1.0/sign", "Ada Lovelace", csr=csr)),
@@ -315,6 +316,9 @@ async def _conversation(wire: Wire) -> list[httpx2.Response]:
 def _shape(answer: httpx2.Response) -> tuple[int, str, object]:
     """What does not differ from run to run: of a refusal the words, of other JSON the names in it."""
     kind = answer.headers["Content-Type"].partition(";")[0]
+    if kind == "application/pkix-crl":
+        crl = x509.load_der_x509_crl(answer.content)
+        return answer.status_code, kind, [(part.oid, part.critical) for part in crl.extensions]
     if kind != "application/json":
         return answer.status_code, kind, answer.text
     value = answer.json()
@@ -366,6 +370,74 @@ async def test_an_authority_that_is_stopped_is_unavailable_and_comes_back(
     clock.set(datetime.now(UTC) + timedelta(seconds=5))
     assert await ca.health() is None
     assert await ca.sign(signing_request())
+
+
+# --- the list of revoked certificates ---
+
+
+async def test_its_list_is_found_and_believed(
+    connect: Connect, step_ca: StepCAServer, clock: FakeClock
+) -> None:
+    crl = await connect().fetch_crl()
+
+    assert crl is not None
+    assert crl.address == crl.named == step_ca.crl_url
+    assert (crl.this_update, crl.next_update) == (
+        step_ca.crl().last_update_utc,
+        step_ca.crl().next_update_utc,
+    )
+    assert crl.this_update <= clock.now() < crl.next_update
+
+
+async def test_a_list_is_for_another_address_than_certificates_name(
+    connect: Connect, own_step_ca: StepCAServer, clock: FakeClock
+) -> None:
+    del own_step_ca.configuration["crl"]["idpURL"]
+    own_step_ca.restart()
+
+    crl = await connect(server=own_step_ca).fetch_crl()
+
+    assert crl is not None
+    assert crl.address == "https://127.0.0.1/1.0/crl"  # step-ca forgets its own port
+    assert crl.named == own_step_ca.crl_url
+
+
+async def test_of_a_template_that_names_no_address_nothing_is_known(connect: Connect) -> None:
+    crl = await connect(STOCK).fetch_crl()
+
+    assert crl is not None
+    assert crl.named is None
+
+
+async def test_a_list_that_is_switched_off_is_none(connect: Connect, own_step_ca: StepCAServer) -> None:
+    del own_step_ca.configuration["crl"]
+    own_step_ca.restart()
+
+    assert await connect(server=own_step_ca).fetch_crl() is None
+
+
+async def test_a_later_list_has_a_higher_number(connect: Connect, own_step_ca: StepCAServer) -> None:
+    ca = connect(server=own_step_ca)
+    before = await ca.fetch_crl()
+    leaf = (await ca.sign(signing_request())).leaf
+
+    await ca.revoke(leaf.serial_number, 1)
+
+    after = await ca.fetch_crl()
+    assert before is not None
+    assert after is not None
+    assert after.number > before.number
+
+
+async def test_of_a_frozen_authority_no_list_is_waited_for(
+    connect: Connect, own_step_ca: StepCAServer
+) -> None:
+    ca = connect(server=own_step_ca, answer_timeout=0.5)
+    await ca.trust()
+    own_step_ca.freeze()
+
+    with pytest.raises(CAUnavailable, match="does not answer"):
+        await ca.fetch_crl()
 
 
 # --- afterwards ---

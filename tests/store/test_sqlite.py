@@ -263,7 +263,7 @@ async def test_a_full_disk_is_a_problem_and_then_it_works_again(path: Path) -> N
 
         await database.rows(f"PRAGMA max_page_count = {pages + 100}")
         await database.rows(INSERT, "ada", "h" * 100_000)
-    assert dump(path).count("INSERT INTO") == 2
+    assert dump(path).count("VALUES('ada'") + dump(path).count("VALUES('grace'") == 2
 
 
 async def test_what_is_there_already_is_a_duplicate(path: Path) -> None:

@@ -30,8 +30,8 @@ def _room(modules: str, rooms: str = "", libraries: str = "") -> Room:
 
 CORE = (
     "errors identity profiles devices ports words secret strict_json tasks names tokens grants keys bundles"
-    " lint issuance delivery ledger revocation revocation_list calendar_entry reminders"
-    " chat_links services"
+    " lint audit pause ledger reconciliation issuance delivery revocation revocation_list calendar_entry"
+    " reminders chat_links presented watch services"
 )
 # Of the standard library, what the core leaves to adapters and front doors.
 OUTSIDE = _names("dbm ftplib http imaplib poplib smtplib socket socketserver sqlite3 ssl urllib")
@@ -53,11 +53,13 @@ ROOMS = {
     "paths": _room("paths"),
     "signers": _room("signers", "core"),
     "config": _room("config reader grammars toml", "core", "msgspec cryptography"),
-    "bootstrap": _room("bootstrap", "core files ca store auth chat mail config signers paths"),
+    "metrics": _room("metrics", "core", "prometheus_client"),
+    "bootstrap": _room("bootstrap", "core files ca store auth chat mail config metrics signers paths"),
     "jobs": _room("jobs", "core"),
-    "doctor": _room("doctor", "core"),
+    "doctor": _room("doctor", "core config", "cryptography"),
     "snippets": _room("snippets", "paths", "jinja2"),
-    "server": _room("server", "core web config bootstrap jobs logs paths", "hypercorn"),
+    "listener": _room("listener", "core", "hypercorn cryptography"),
+    "server": _room("server", "core web config bootstrap jobs listener logs paths", "hypercorn cryptography"),
     "cli": _room(
         "cli", "core files auth chat config bootstrap jobs doctor server logs snippets", "click cryptography"
     ),

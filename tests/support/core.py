@@ -19,13 +19,25 @@ from typing import Any, ParamSpec, TypeVar
 
 from cryptography import x509
 
+from certbob.audit import AuditLog
 from certbob.bootstrap import build_services
 from certbob.config import DEFAULT_PROFILE, Limits, Server, Settings
 from certbob.devices import Device, Platform
 from certbob.errors import CAUncertain
 from certbob.identity import Door, Identity
 from certbob.issuance import FileOptions
-from certbob.ports import Chain, Delivery, Issued, LeafRules, Mailer, Signers, SigningRequest, Trust
+from certbob.ports import (
+    AuditStore,
+    Chain,
+    Clock,
+    Delivery,
+    Issued,
+    LeafRules,
+    Mailer,
+    Signers,
+    SigningRequest,
+    Trust,
+)
 from certbob.secret import Secret
 from certbob.services import Services
 from tests.support import pki
@@ -179,6 +191,11 @@ class Core:
     def dump(self) -> str:
         """Every row of every table."""
         return dump(self.data_dir / DATABASE)
+
+
+def audit_log(store: AuditStore, clock: Clock) -> AuditLog:
+    """One whose entries nobody counts."""
+    return AuditLog(store, clock=clock, count=lambda _action, _door: None)
 
 
 def dump(path: Path) -> str:

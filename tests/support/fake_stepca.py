@@ -14,7 +14,7 @@ import ipaddress
 import json
 import ssl
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -39,6 +39,10 @@ UNAUTHORIZED = (
     "Please see the certificate authority logs for more info."
 )
 FORBIDDEN = "The request was forbidden by the certificate authority:"
+NO_CRL = (
+    "The certificate authority received an unexpected HTTP status code - '404'. "
+    "Please see the certificate authority logs for more info."
+)
 BACKDATE = timedelta(minutes=1)
 
 
@@ -116,6 +120,7 @@ class FakeStepCA:
         self.limit = limit
         self.clock = FakeClock(datetime.now(UTC).replace(microsecond=0))
         self.provisioner = jwk_provisioner("certbob")
+        self.publishes_crl = True
         self.tls = tls_context(self.pki, host)
         self.requests: list[Request] = []
         self.connections = 0
@@ -190,6 +195,10 @@ class FakeStepCA:
                 return self._sign(request)
             case ["revoke"]:
                 return self._revoke(request)
+            case ["crl"] if self.publishes_crl:
+                return crl_reply(sign_crl(self.pki, self.clock.now(), f"{self.url}/1.0/crl"))
+            case ["crl"]:
+                return refusal(404, NO_CRL)
         return Reply(404, b"404 page not found\n", {"Content-Type": "text/plain"})
 
     def certify(self, request: Request, **changes: Any) -> x509.Certificate:
@@ -340,6 +349,50 @@ def sign_leaf(
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
         .sign(pki.intermediate_key, hashes.SHA256())
     )
+
+
+def sign_crl(
+    pki: PKI,
+    now: datetime,
+    address: str | None = None,
+    *,
+    lifetime: timedelta = timedelta(days=1),
+    number: int | None = 0,
+    revoked: Sequence[x509.RevokedCertificate] = (),
+    key: ec.EllipticCurvePrivateKey | None = None,
+    issuer: x509.Name | None = None,
+    extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
+    **scope: Any,
+) -> bytes:
+    """DER, as step-ca makes it; `scope` changes its IssuingDistributionPoint."""
+    builder = (
+        x509.CertificateRevocationListBuilder(revoked_certificates=list(revoked))
+        .issuer_name(issuer or pki.intermediate.subject)
+        .last_update(now)
+        .next_update(now + lifetime)
+    )
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(pki.intermediate_key.public_key())
+    builder = builder.add_extension(identifier, critical=False)
+    if number is not None:
+        builder = builder.add_extension(x509.CRLNumber(number), critical=False)
+    if address is not None:
+        point: dict[str, Any] = {
+            "full_name": [x509.UniformResourceIdentifier(address)],
+            "relative_name": None,
+            "only_contains_user_certs": False,
+            "only_contains_ca_certs": False,
+            "only_some_reasons": None,
+            "indirect_crl": False,
+            "only_contains_attribute_certs": False,
+        }
+        builder = builder.add_extension(x509.IssuingDistributionPoint(**point | scope), critical=True)
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical=critical)
+    return builder.sign(key or pki.intermediate_key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def crl_reply(crl: bytes) -> Reply:
+    return Reply(200, crl, {"Content-Type": "application/pkix-crl"})
 
 
 def tls_context(pki: PKI, host: str = "127.0.0.1", *, expired: bool = False) -> ssl.SSLContext:

@@ -21,6 +21,7 @@ from certbob.delivery import MailDelivery, Sent
 from certbob.errors import GrantUsed, MailProblem
 from certbob.identity import Identity
 from certbob.issuance import FileOptions
+from certbob.ports import Origin
 from tests.support.core import Core, open_core, person
 from tests.support.mail_server import Received
 
@@ -41,7 +42,9 @@ class Post:
 
     async def send(self, token: str, holder: str | None = HOLDER, **options: Any) -> Sent:
         """`options` as of FileOptions."""
-        return await self.mail.send_file(token, holder=holder, options=FileOptions(**options), request_id="r")
+        return await self.mail.send_file(
+            token, holder=holder, options=FileOptions(**options), origin=Origin("-", "r")
+        )
 
     async def mint(self, identity: Identity | None = None, **grant: Any) -> str:
         """Somebody's grant, by default Ada's; `grant` as for `Core.mint`."""

@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 
 from certbob import words
+from certbob.audit import Action
 from certbob.config import DEFAULT_PROFILE
 from certbob.delivery import Sent
 from certbob.devices import Device, Platform
@@ -33,7 +34,18 @@ from certbob.errors import (
     SignInRefused,
 )
 from certbob.identity import Door, Identity
-from certbob.ports import Certificate, LinkRequest
+from certbob.ports import (
+    THE_SERVICE,
+    Actor,
+    AuditEntry,
+    Certificate,
+    Entry,
+    LinkRequest,
+    Numbers,
+    Origin,
+    Paused,
+)
+from certbob.presented import Presented, State
 from certbob.profiles import Profile, Usage
 from certbob.revocation import Outcome, Reason
 from certbob.web.static import StaticFiles
@@ -60,6 +72,7 @@ GLOBALS = {
     "version": "0.1.0",
     "organization": "Example Org",
     "contact": "help@example.org",
+    "can_test": True,
 }
 SIGNED_OUT = {"identity": None, "is_admin": False, "signed_in": False, "form_token": ""}
 SIGNED_IN = {"identity": ADA, "is_admin": False, "signed_in": True, "form_token": "5e55104"}
@@ -113,6 +126,7 @@ LOGIN = Sample(
     },
 )
 SINGLE_SIGN_ON = LOGIN.changed(single_sign_on=PROVIDER)
+STOPPED = Paused(NOW, "grace", "We are moving to a new server until 14:00.")
 NEW = Sample(
     "new.html",
     {
@@ -138,6 +152,7 @@ NEW = Sample(
         "ask_older": True,
         "device_is_suggested": True,
         "link_sent": False,
+        "paused": None,
         "existing": None,
     },
 )
@@ -211,12 +226,28 @@ CERTIFICATES = Sample(
         "reminder_days": None,
     },
 )
+OUR_LIST = {
+    "has_list": True,
+    "list_address": None,
+    "list_longest": timedelta(days=7),
+    "list_is_off": False,
+}
+UNSEEN_LIST = OUR_LIST | {
+    "has_list": False,
+    "list_address": "https://ca.example.org:9000/1.0/crl",
+    "list_longest": None,
+}
+THEIR_LIST = UNSEEN_LIST | {
+    "list_address": "http://ca.example.org/crl",
+    "list_longest": timedelta(days=1),
+}
+NO_LIST = UNSEEN_LIST | {"list_address": None, "list_is_off": True}
 REVOKE = Sample(
     "revoke.html",
     {
         **SIGNED_IN,
         "certificate": CERTIFICATE,
-        "has_list": True,
+        **OUR_LIST,
         "is_over": False,
         "reasons": tuple(Reason),
         "errors": {},
@@ -229,11 +260,75 @@ ADMIN = Sample(
         **SIGNED_IN,
         "is_admin": True,
         "words": "",
+        "numbers": Numbers(212, 3, {"mattermost": 17, "oidc": 41}),
+        "paused": None,
+        "questions": 0,
         "certificates": CERTIFICATES.facts["certificates"],
         "labels": {"client": "Client certificate"},
         "now": NOW,
         "number": 1,
         "has_more": False,
+    },
+)
+EXPIRING = Sample(
+    "expiring.html",
+    {
+        **SIGNED_IN,
+        "is_admin": True,
+        "certificates": CERTIFICATES.facts["certificates"][:1],
+        "labels": {"client": "Client certificate"},
+        "now": NOW,
+        "number": 1,
+        "has_more": False,
+    },
+)
+PAUSE = Sample("pause.html", {**SIGNED_IN, "is_admin": True, "paused": None, "note": "", "errors": {}})
+QUESTIONS = Sample(
+    "questions.html",
+    {
+        **SIGNED_IN,
+        "is_admin": True,
+        "questions": [
+            Entry(
+                number=7,
+                subject=ADA.subject,
+                name=ADA.name,
+                actor=Actor(Door.OIDC, "ada", Origin("192.0.2.7", "8F3A-22")),
+                profile_id="client",
+                device="Work laptop",
+                created_at=NOW,
+                validity=timedelta(days=90),
+                csr_sha256="8af03c71" * 8,
+                note="no answer within 15 s",
+            )
+        ],
+    },
+)
+AUDIT = Sample(
+    "audit.html",
+    {
+        **SIGNED_IN,
+        "is_admin": True,
+        "sent": {"q": "ada & co", "action": "revoked", "since": "2026-11-01", "until": ""},
+        "errors": {},
+        "actions": tuple(Action),
+        "labels": {action.value: action.label for action in Action},
+        "entries": [
+            AuditEntry(
+                number=2,
+                at=NOW,
+                action="revoked",
+                actor=Actor(Door.LOCAL, "grace", Origin("192.0.2.7", "8F3A-22")),
+                subject=ADA.subject,
+                name=ADA.name,
+                serial="a4994cc011f4e45cfb5d3e71e0d39631",
+                note="Work laptop: lost",
+                hash="8af03c71" * 8,
+            ),
+            AuditEntry(1, NOW, "revoked", THE_SERVICE, None, None, None, "", "8af03c71" * 8),
+        ],
+        "number": 1,
+        "has_more": True,
     },
 )
 PERSON = Sample(
@@ -266,7 +361,26 @@ CA = Sample(
         "fingerprint": ":".join(["8A", "F0", "3C", "71"] * 8),
         "not_after": NOW + timedelta(days=3650),
         "intermediates": ["CN=CertBob Intermediate,O=Example Org"],
-        "has_list": True,
+        **OUR_LIST,
+    },
+)
+
+PRESENTED = Presented(
+    State.GOOD,
+    ADA.name,
+    "Example Org Issuing CA",
+    CERTIFICATE.not_before,
+    CERTIFICATE.not_after,
+    CERTIFICATE,
+)
+TEST = Sample(
+    "test.html",
+    {
+        **SIGNED_OUT,
+        "state": "begin",
+        "presented": None,
+        "labels": {"client": "Client certificate"},
+        "test_origin": "https://cert.example.org:8443",
     },
 )
 
@@ -286,6 +400,7 @@ SAMPLES: dict[str, Sample] = {
     "sign-in-not-allowed": SINGLE_SIGN_ON.changed(problem=NotAllowed("", ("staff",)), reference="8F3A-22"),
     "signed-out-here": SINGLE_SIGN_ON.changed(signed_out=True),
     "options": NEW,
+    "options-paused": NEW.changed(paused=STOPPED),
     "options-as-administrator": NEW.changed(is_admin=True),
     "options-many": NEW.changed(
         profiles=(DEFAULT_PROFILE, VPN),
@@ -352,11 +467,24 @@ SAMPLES: dict[str, Sample] = {
     "revoke-from-chat": REVOKE.changed(**SIGNED_OUT, token=TOKEN),
     "revoke-without-reason": REVOKE.changed(errors={"reason": "Choose why."}),
     "revoke-done": REVOKE.changed(certificate=replace(CERTIFICATE, revoked_at=NOW)),
-    "revoke-done-elsewhere": REVOKE.changed(certificate=replace(CERTIFICATE, revoked_at=NOW), has_list=False),
+    "revoke-done-elsewhere": REVOKE.changed(certificate=replace(CERTIFICATE, revoked_at=NOW), **UNSEEN_LIST),
+    "revoke-without-list": REVOKE.changed(**NO_LIST),
+    "revoke-done-without-list": REVOKE.changed(certificate=replace(CERTIFICATE, revoked_at=NOW), **NO_LIST),
     "revoke-over": REVOKE.changed(is_over=True),
     "admin": ADMIN,
     "admin-none": ADMIN.changed(words="nobody & co", certificates=[]),
     "admin-more": ADMIN.changed(words="nobody & co", number=2, has_more=True),
+    "admin-paused": ADMIN.changed(paused=STOPPED, questions=2),
+    "expiring": EXPIRING,
+    "expiring-none": EXPIRING.changed(certificates=[]),
+    "pause": PAUSE,
+    "pause-with-mistake": PAUSE.changed(note="x" * 200, errors={"note": "At most 200 characters."}),
+    "paused": PAUSE.changed(paused=STOPPED),
+    "questions": QUESTIONS,
+    "questions-none": QUESTIONS.changed(questions=[]),
+    "audit": AUDIT,
+    "audit-none": AUDIT.changed(entries=[], has_more=False),
+    "audit-with-mistake": AUDIT.changed(entries=[], has_more=False, errors={"since": "Enter a day."}),
     "person": PERSON,
     "person-without-reason": PERSON.changed(errors={"reason": "Choose why."}),
     "person-done": PERSON.changed(active=[], outcome=Outcome(3, 0)),
@@ -365,7 +493,33 @@ SAMPLES: dict[str, Sample] = {
     "link-none": LINK.changed(wanted=None, token=None),
     "link-list": LINK.changed(wanted=None, token=None, links=(("eqaw", "ada.lovelace"),)),
     "ca": CA,
-    "ca-without-list": CA.changed(has_list=False),
+    "ca-with-list-elsewhere": CA.changed(**THEIR_LIST),
+    "ca-with-list-unseen": CA.changed(**UNSEEN_LIST),
+    "ca-without-list": CA.changed(**NO_LIST),
+    "test": TEST,
+    "test-impossible": TEST.changed(**SIGNED_IN, test_origin=None, can_test=False),
+    "test-none": TEST.changed(state="none"),
+    "test-none-by-proxy": TEST.changed(**SIGNED_IN, state="none", test_origin=None),
+    "test-unreadable": TEST.changed(state="unreadable", test_origin=None),
+    **{
+        f"test-{state}": TEST.changed(state=state, presented=replace(PRESENTED, state=state))
+        for state in (State.GOOD, State.EXPIRED, State.EARLY)
+    },
+    **{
+        f"test-{state}": TEST.changed(
+            state=state, presented=replace(PRESENTED, known=replace(CERTIFICATE, revoked_at=NOW))
+        )
+        for state in (State.REVOKED, State.REPLACED)
+    },
+    **{
+        f"test-{state}": TEST.changed(state=state, presented=replace(PRESENTED, known=None))
+        for state in (State.UNKNOWN, State.FOREIGN)
+    },
+    "test-being-replaced": TEST.changed(
+        state=State.GOOD,
+        presented=replace(PRESENTED, known=replace(CERTIFICATE, revoke_at=NOW + timedelta(days=7))),
+    ),
+    "test-old-authority": TEST.changed(state=State.FOREIGN, presented=PRESENTED),
 }
 
 

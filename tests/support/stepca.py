@@ -176,7 +176,7 @@ class StepCAServer:
     def __init__(self, directory: Path, **authority: Any) -> None:
         self.directory = directory
         self.pki = make_pki("Real")
-        port, crl_port = _free_ports(2)
+        port, crl_port = free_ports(2)
         self.url = f"https://127.0.0.1:{port}"
         self.crl_url = f"http://127.0.0.1:{crl_port}/crl"
         self._binary = path_of("step-ca")
@@ -317,7 +317,7 @@ def step_ca(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StepCAServer]:
         yield server
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [listener.getsockname()[1] for listener in sockets]
     for listener in sockets:

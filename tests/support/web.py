@@ -133,6 +133,7 @@ def settings_for(
     *,
     public_url: str = LOOPBACK_URL,
     trusted_proxies: tuple[str, ...] = (),
+    metrics_token: Secret | None = None,
     people: tuple[Person, ...] = (ADA, BERT),
     profiles: tuple[Profile, ...] = (DEFAULT_PROFILE, VPN),
     issue: Issue = Issue(),  # noqa: B008 frozen
@@ -141,7 +142,9 @@ def settings_for(
     oidc: OIDC = OIDC(),  # noqa: B008
     smtp: SMTP = SMTP(),  # noqa: B008
     mattermost: Mattermost = Mattermost(),  # noqa: B008
+    **server: Any,
 ) -> Settings:
+    """`server`: more keys of that section."""
     users = (
         LocalUser(
             username=person.username,
@@ -157,8 +160,10 @@ def settings_for(
             data_dir=data_dir,
             public_url=public_url,
             trusted_proxies=trusted_proxies,
+            metrics_token=metrics_token,
             organization=ORGANIZATION,
             contact=CONTACT,
+            **server,
         ),
         local=Local(users=tuple(users)),
         issue=issue,

@@ -77,14 +77,19 @@ async def test_nobody_else_gets_any_of_it(office: Site) -> None:
     form = {"form_token": await bert.form_token(), "reason": "lost"}
     before = office.ledger("revoked_at")
 
-    for path in routes(office.app, "GET"):
-        if path.startswith("/admin"):
-            address = path.replace("<subject>", subject)
-            assert (await bert.get(address)).status == 404
-            assert (await office.browser().get(address)).headers["Location"].startswith("/login")
-    assert (await bert.post(f"/admin/people/{subject}", form)).status == 404
-    assert (await bert.post(f"/certificates/{serial}/revoke", form)).status == 404
+    refused = 0
+    for path in {*routes(office.app, "GET"), *routes(office.app, "POST")}:
+        address = path.replace("<subject>", subject).replace("<serial>", serial).replace("<entry>", "1")
+        if path.startswith("/admin") or "<serial>" in path:
+            answers = {(await bert.get(address)).status, (await bert.post(address, form)).status}
+            assert answers <= {404, 405}, path
+            assert (
+                (await office.browser().get(address)).headers.get("Location", "/login").startswith("/login")
+            )
+            refused += 1
+    assert refused >= 11
     assert office.ledger("revoked_at") == before == [None]
+    assert await office.services.pause.state() is None
     assert "/admin" not in (await bert.get("/certificates")).text
 
 
@@ -176,3 +181,77 @@ async def test_the_account_that_certbob_made_is_an_administrator(data_dir: Path,
         assert (await (await site.signed_in(made)).get("/admin")).status == 200
     async with open_site(data_dir, clock, people=(made, ADA)) as site:
         assert (await (await site.signed_in(made)).get("/admin")).status == 404
+
+
+async def test_the_first_page_has_numbers(office: Site, clock: StillClock) -> None:
+    await have(office, ADA, "Work laptop", "Phone")
+    clock.advance(days=80)
+    await have(office, BERT, "Tablet")
+    boss = await office.signed_in(BOSS)
+
+    page = (await boss.get("/admin")).page
+
+    told = [" ".join(" ".join(div.itertext()).split()) for div in page.all("dl[@class='numbers']/div")]
+    assert told == ["Working now 3", "Ending within 14 days 2", "Issued in 30 days, local accounts 1"]
+    expiring = (await boss.get("/admin/expiring")).page
+    assert [" ".join("".join(h.itertext()).split()) for h in expiring.all("article/h2")] == [
+        "Ada Lovelace, Work laptop",
+        "Ada Lovelace, Phone",
+    ]
+    assert (await boss.get("/admin?q=ada")).page.all("dl[@class='numbers']") == []
+
+
+async def test_issuing_is_stopped_and_goes_on(office: Site) -> None:
+    boss, ada = await office.signed_in(BOSS), await office.signed_in()
+    form_token = await ada.form_token()
+    page = (await boss.get("/admin/pause")).page
+    note = "Moving <b>until</b> two."
+    assert (await boss.submit(page.form("/admin/pause"), note=note)).headers["Location"] == "/admin/pause"
+
+    assert "Moving &lt;b&gt;until&lt;/b&gt; two." in (await boss.get("/admin/pause")).text
+    assert "Issuing is stopped" in (await boss.get("/admin")).text
+    options = await ada.get("/new")
+    assert "Moving &lt;b&gt;until&lt;/b&gt; two." in options.text
+    assert options.page.all("main//form") == []
+    form = {"form_token": form_token, "platform": "windows", "device": "L", "profile": "client"}
+    refused = await ada.post("/new", {**form, "validity": "90d", "delivery": "download"})
+    assert (refused.status, "Issuing is stopped" in refused.text) == (503, True)
+    token = await office.mint(ADA)
+    assert (await office.program().get(f"/issue?token={token}")).status == 503
+    assert (await ada.get("/certificates")).status == 200
+
+    page = (await boss.get("/admin/pause")).page
+    await boss.submit(page.form("/admin/resume"))
+
+    assert (await office.program().get(f"/issue?token={token}")).status == 200
+    assert "Issuing is stopped" not in (await ada.get("/new")).text
+
+
+@pytest.mark.parametrize("note", ["x" * 201, "a\x00b", "a\u202eb"])
+async def test_a_note_that_is_none_is_told(office: Site, note: str) -> None:
+    boss = await office.signed_in(BOSS)
+    page = (await boss.get("/admin/pause")).page
+
+    answer = await boss.submit(page.form("/admin/pause"), note=note)
+
+    assert answer.status == 422
+    assert "note-error" in answer.text
+    assert await office.services.pause.state() is None
+
+
+async def test_an_open_question_is_shown_and_settled(office: Site) -> None:
+    await have(office, ADA, "Work laptop")
+    (entry,) = office.ledger("id")
+    await office.services.ledger.uncertain(entry, "no <answer> in time")
+    boss = await office.signed_in(BOSS)
+
+    assert "1 to look into" in " ".join((await boss.get("/admin")).page.text("main").split())
+    page = (await boss.get("/admin/questions")).page
+    assert "no <answer> in time" in page.text("main")
+    for nonsense in ("0", "-1", "x", str(entry + 1), "9" * 30, "1e1"):
+        form = {"form_token": await boss.form_token()}
+        assert (await boss.post(f"/admin/questions/{nonsense}", form)).status == 404
+    assert (await boss.submit(page.form(f"/admin/questions/{entry}"))).status == 303
+
+    assert office.ledger("state") == ["settled"]
+    assert "nothing to look into" in (await boss.get("/admin/questions")).text

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from certbob.auth.local import ADDRESS_LIMIT
-from certbob.web.guard import Guard
+from certbob.web.guard import PRESENTED, Guard
 from tests.support.web import ADA, Person, Site, StillClock, open_site
 
 
@@ -110,6 +110,41 @@ async def test_behind_a_trusted_proxy_tries_are_counted_for_the_person(
         assert (await site.browser(X_Forwarded_For="203.0.113.10").sign_in(ADA)).status == 303
 
 
+CERTIFICATE = (b"client-cert", b"MII")
+
+
+@pytest.mark.parametrize(
+    ("peer", "headers", "presented"),
+    [
+        ("10.0.0.1", [CERTIFICATE], "MII"),
+        ("::ffff:10.0.0.1", [CERTIFICATE], "MII"),
+        ("10.0.0.1", [CERTIFICATE, (b"x-forwarded-for", b"203.0.113.9")], "MII"),
+        ("10.0.0.1", [], ""),
+        ("10.0.0.1", [(b"client_cert", b"forged")], ""),
+        ("10.0.0.1", [CERTIFICATE, (b"client-cert", b"forged")], ""),
+        ("10.0.0.1", [(b"client-cert", b"forged"), CERTIFICATE], ""),
+        ("203.0.113.9", [CERTIFICATE], None),
+        ("203.0.113.9", [CERTIFICATE, (b"x-forwarded-for", b"10.0.0.1")], None),
+        ("203.0.113.9", [], None),
+    ],
+)
+async def test_a_certificate_is_believed_from_a_trusted_proxy_alone(
+    peer: str, headers: list[tuple[bytes, bytes]], presented: str | None
+) -> None:
+    scope = await _behind_the_guard(peer, headers, certificate_header="client-cert")
+
+    assert scope is not None
+    assert scope.get(PRESENTED) == presented
+    assert b"cert" not in b"".join(name for name, _ in scope["headers"])
+
+
+async def test_no_header_tells_a_certificate_unless_it_is_configured() -> None:
+    scope = await _behind_the_guard("10.0.0.1", [CERTIFICATE])
+
+    assert scope is not None
+    assert PRESENTED not in scope
+
+
 @pytest.mark.parametrize("name", [b"host", b":authority"])
 @pytest.mark.parametrize("value", [b"a.example", b"evil.example"])
 async def test_a_name_told_twice_is_refused(name: bytes, value: bytes) -> None:
@@ -123,7 +158,9 @@ async def _seen(peer: str, headers: list[tuple[bytes, bytes]]) -> str:
     return str(scope["client"][0])
 
 
-async def _behind_the_guard(peer: str, headers: list[tuple[bytes, bytes]]) -> dict[str, Any] | None:
+async def _behind_the_guard(
+    peer: str, headers: list[tuple[bytes, bytes]], certificate_header: str | None = None
+) -> dict[str, Any] | None:
     """What arrives at the application; None when the guard has refused."""
     arrived = []
 
@@ -133,7 +170,13 @@ async def _behind_the_guard(peer: str, headers: list[tuple[bytes, bytes]]) -> di
     async def send(message: object) -> None:
         assert not arrived
 
-    guard = Guard(application, public_url="https://a.example", trusted_proxies=["10.0.0.0/8"], headers=())
+    guard = Guard(
+        application,
+        public_url="https://a.example",
+        trusted_proxies=["10.0.0.0/8"],
+        headers=(),
+        certificate_header=certificate_header,
+    )
     scope = {
         "type": "http",
         "method": "GET",

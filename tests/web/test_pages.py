@@ -40,7 +40,7 @@ async def test_every_template_is_used(data_dir: Path, clock: StillClock) -> None
         with template_rendered.connected_to(note, site.app):
             browser = await site.signed_in()
             for client in (browser, browser.as_htmx()):
-                for path in ("/login", "/new", "/ca", "/nothing", "/certificates"):
+                for path in ("/login", "/new", "/ca", "/nothing", "/certificates", "/test"):
                     await client.get(path)
                 for platform in Platform:
                     await client.get(f"/issue?token={await site.mint(platform=platform)}")
@@ -55,8 +55,15 @@ async def test_every_template_is_used(data_dir: Path, clock: StillClock) -> None
             "snippets/",
             "chat_link.html",
             "revoke.html",
+            "_when_revoked.html",
             "admin.html",
+            "_admin_nav.html",
+            "_found.html",
+            "audit.html",
+            "expiring.html",
+            "pause.html",
             "person.html",
+            "questions.html",
             "_reasons.html",
         )
         every = site.app.jinja_env.list_templates()

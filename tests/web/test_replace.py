@@ -13,6 +13,7 @@ import pytest
 
 from certbob.config import DEFAULT_PROFILE
 from certbob.errors import CAUnavailable, StorageProblem
+from certbob.ports import THE_SERVICE
 from certbob.revocation import Reason
 from certbob.store.queries import SqlLedger
 from tests.support.web import ADA, BERT, Answer, Client, FakeCA, Site, StillClock, open_site
@@ -379,7 +380,7 @@ async def test_a_revocation_goes_on_when_its_browser_goes_away(data_dir: Path, c
         [certificate] = await site.services.ledger.active_of(subject)
         ca.may_answer.clear()
         ca.asked.clear()
-        revoking = asyncio.create_task(site.services.revocation.revoke(certificate, Reason.LOST, "by a test"))
+        revoking = asyncio.create_task(site.services.revocation.revoke(certificate, Reason.LOST, THE_SERVICE))
         await ca.asked.wait()
         revoking.cancel()
         with suppress(asyncio.CancelledError):

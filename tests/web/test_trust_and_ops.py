@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from certbob.errors import CAUnavailable
+from certbob.ports import THE_SERVICE
 from certbob.revocation import Reason
 from certbob.revocation_list import RevocationList
 from tests.support.served import serve
@@ -126,7 +127,7 @@ async def revoke_one(site: Site) -> int:
     serial, subject = site.ledger("serial, subject")[-1]
     certificate = await site.services.ledger.find(int(serial, 16), subject)
     assert certificate is not None
-    await site.services.revocation.revoke(certificate, Reason.LOST, "by a test")
+    await site.services.revocation.revoke(certificate, Reason.LOST, THE_SERVICE)
     return certificate.serial
 
 

@@ -120,10 +120,12 @@ CREATE TABLE chat_keys (
     public_key text NOT NULL
 );
 
--- The number of the last list of revoked certificates; one row.
+-- The last number for a list of revoked certificates, and the times of the last list that was signed; one row.
 CREATE TABLE crl_numbers (
     id bigint PRIMARY KEY,
-    number bigint NOT NULL
+    number bigint NOT NULL,
+    this_update bigint,
+    next_update bigint
 );
 
 -- The ledger: one row for every signing that may exist.
@@ -144,6 +146,7 @@ CREATE TABLE certificates (
     validity bigint NOT NULL,
     csr_sha256 text NOT NULL,
     request_id text NOT NULL,
+    address text NOT NULL,
     created_at bigint NOT NULL,
     closed_at bigint,
     serial text UNIQUE,
@@ -153,6 +156,8 @@ CREATE TABLE certificates (
     certificate bytea,
     revoked_at bigint,
     revocation_reason bigint,
+    replaces bigint,
+    overlap bigint,
     replaced_by bigint,
     revoke_at bigint,
     delivery text NOT NULL DEFAULT 'download',
@@ -161,9 +166,12 @@ CREATE TABLE certificates (
 );
 CREATE INDEX certificates_taken_back ON certificates (id)
     WHERE revoked_at IS NOT NULL OR state = 'rejected';
+CREATE INDEX certificates_open ON certificates (id)
+    WHERE state = 'intent' OR state = 'uncertain';
+CREATE INDEX certificates_by_end ON certificates (not_after)
+    WHERE state = 'issued' AND revoked_at IS NULL;
+CREATE INDEX certificates_by_age ON certificates (created_at);
 CREATE INDEX certificates_by_subject ON certificates (subject, created_at);
-CREATE INDEX certificates_ending ON certificates (not_after)
-    WHERE state = 'issued' AND revoked_at IS NULL AND replaced_by IS NULL AND revoke_at IS NULL;
 CREATE INDEX certificates_replaced ON certificates (revoke_at)
     WHERE revoke_at IS NOT NULL AND revoked_at IS NULL;
 -- One grant, one certificate: whatever the program does, the database refuses a second one.
@@ -184,4 +192,37 @@ CREATE INDEX reminders_by_end ON reminders (until);
 -- Who wants none.
 CREATE TABLE reminders_off (
     subject text PRIMARY KEY
+);
+
+-- Who did what, when, from where; each row's hash covers the one before (see `certbob.audit`).
+CREATE TABLE audit (
+    number bigint PRIMARY KEY,
+    at bigint NOT NULL,
+    action text NOT NULL,
+    door text NOT NULL,
+    account text NOT NULL,
+    address text NOT NULL,
+    reference text NOT NULL,
+    subject text,
+    name text,
+    serial text,
+    note text NOT NULL,
+    hash text NOT NULL
+);
+CREATE INDEX audit_by_action ON audit (action, number);
+
+-- The last row of it; one row. Whoever writes the next one holds it meanwhile.
+CREATE TABLE audit_head (
+    id bigint PRIMARY KEY,
+    number bigint NOT NULL,
+    hash text NOT NULL
+);
+INSERT INTO audit_head (id, number, hash) VALUES (1, 0, '');
+
+-- Whether issuing is stopped: then there is the one row.
+CREATE TABLE pause (
+    id bigint PRIMARY KEY,
+    since bigint NOT NULL,
+    account text NOT NULL,
+    note text NOT NULL
 );
