@@ -9,7 +9,6 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
 from enum import StrEnum
 
 from certbob.ports import Actor, AuditEntry, AuditFilter, AuditStore, Clock
@@ -18,6 +17,7 @@ log = logging.getLogger(__name__)
 
 MAX_NOTE = 300
 BATCH = 500
+BEFORE_ALL = -(2**63)
 
 
 class Action(StrEnum):
@@ -108,9 +108,8 @@ class AuditLog:
         """The newest first."""
         return await self._store.entries(wanted, limit=limit, offset=offset)
 
-    async def every(self, wanted: AuditFilter) -> AsyncIterator[AuditEntry]:
+    async def every(self, wanted: AuditFilter, *, after: int = BEFORE_ALL) -> AsyncIterator[AuditEntry]:
         """The oldest first, read in pieces."""
-        after = 0
         while batch := await self._store.entries_after(after, wanted, limit=BATCH):
             for entry in batch:
                 yield entry
@@ -118,35 +117,43 @@ class AuditLog:
 
     async def verify(self) -> Verification:
         """Compute every hash anew."""
-        last_number, last_hash = await self._store.head()
-        done, previous = 0, ""
-        async for entry in self.every(AuditFilter()):
-            if entry.number != done + 1:
+        done, previous, last = 0, "", None
+        while last is None or last[0] > done:
+            before = done
+            async for entry in self.every(AuditFilter(), after=done or BEFORE_ALL):
+                if entry.number > done + 1:
+                    return Verification(done, previous, f"entry {done + 1} is missing")
+                if entry.number != done + 1 or not _fits(previous, entry):
+                    return Verification(done, previous, f"entry {entry.number} was changed")
+                done, previous = entry.number, entry.hash
+            # Asked for afterwards: meanwhile there may be more entries, but never fewer.
+            if last is not None and before == done:
                 return Verification(done, previous, f"entry {done + 1} is missing")
-            if entry.hash != chained(previous, entry):
-                return Verification(done, previous, f"entry {entry.number} was changed")
-            if entry.number == last_number and entry.hash != last_hash:
-                return Verification(done, previous, f"entry {entry.number} is not the one that was written")
-            done, previous = entry.number, entry.hash
-        if done < last_number:
-            return Verification(done, previous, f"entry {done + 1} is missing")
+            last = await self._store.head()
+            if last is None:
+                return Verification(done, previous, "the record of the last entry is missing")
+        if last != (done, previous):
+            return Verification(done, previous, f"entry {done} is not the last that was written")
         return Verification(done, previous)
+
+
+def _fits(previous: str, entry: AuditEntry) -> bool:
+    try:
+        return entry.hash == chained(previous, entry)
+    except (TypeError, ValueError):  # not even text
+        return False
 
 
 def chained(previous: str, entry: AuditEntry) -> str:
     """SHA-256, hex, of the JSON list that `docs/operating.md` shows; `previous` is the hash before."""
-    facts = [previous, entry.number, to_time(entry.at), *_facts(entry)]
+    facts = [previous, entry.number, entry.at.isoformat(), *_facts(entry)]
     text = json.dumps(facts, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def to_time(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def to_line(entry: AuditEntry) -> str:
     """As JSON on one line, in which nothing of a stranger can look like another entry."""
-    return json.dumps([entry.number, *_facts(entry), entry.hash], ensure_ascii=True)
+    return json.dumps([entry.number, entry.at.isoformat(), *_facts(entry), entry.hash], ensure_ascii=True)
 
 
 def _facts(entry: AuditEntry) -> list[str]:
@@ -155,6 +162,7 @@ def _facts(entry: AuditEntry) -> list[str]:
         entry.action,
         actor.door,
         actor.account,
+        actor.name,
         actor.origin.address,
         actor.origin.reference,
         entry.subject or "",

@@ -161,10 +161,14 @@ async def _build(
         )
     metrics = Metrics()
     audit = AuditLog(SqlAudit(database), clock=clock, count=metrics.count_event)
-    ledger = Ledger(
-        ledger_store, audit=audit, clock=clock, hourly_limit=settings.limits.certificates_per_hour
-    )
     pause = Pause(SqlPause(database), audit=audit, clock=clock)
+    ledger = Ledger(
+        ledger_store,
+        audit=audit,
+        pause=pause,
+        clock=clock,
+        hourly_limit=settings.limits.certificates_per_hour,
+    )
     profiles = Profiles(settings.profiles)
     local = LocalAccounts(
         await _accounts(settings, people, tell_first_account), people=people, tries=tries, clock=clock
@@ -247,6 +251,7 @@ async def _build(
             grants=grants,
             issuance=issuance,
             ledger=ledger,
+            pause=pause,
             tries=tries,
             clock=clock,
             attach=settings.smtp.attach,

@@ -1,9 +1,9 @@
 """The commands."""
 
 import asyncio
-import getpass
 import json
 import os
+import pwd
 import re
 import sys
 from collections.abc import Callable, Coroutine
@@ -26,7 +26,7 @@ from certbob.chat.setup import SetUp, set_up_command
 from certbob.config import ConfigProblems, Settings, find_config, load, redacted
 from certbob.devices import Device, Platform
 from certbob.doctor import examine
-from certbob.errors import CannotStart, Problem
+from certbob.errors import CannotStart, InvalidInput, Problem
 from certbob.identity import Door, Identity, fit_device_name, fit_email, fit_name
 from certbob.logs import set_up_logging
 from certbob.ports import Actor, Issued, Trust
@@ -97,7 +97,7 @@ def serve(load_settings: LoadSettings) -> None:
 
 def _with_services(settings: Settings, work: Callable[[Services], Coroutine[Any, Any, T]]) -> T:
     """Run one piece of work with everything wired, and close it again."""
-    set_up_logging("error", settings.log.format)
+    set_up_logging("error", settings.log.format, audit="error")
 
     async def run() -> T:
         services = await build_services(settings)
@@ -145,7 +145,7 @@ def issue(
         path = output or Path(services.issuance.file_name(await services.grants.inspect(token)))
         _write_new_file(path, b"")  # before anything is signed: it can be written and replaces nothing
         try:
-            issued = await services.issuance.issue(token)
+            issued = await services.issuance.issue(token, operator=_operator().account)
             path.write_bytes(issued.content)
         except BaseException:
             path.unlink()
@@ -171,12 +171,13 @@ def issue(
 
 
 def _operator() -> Actor:
-    """Whoever may run commands, by the name the system knows."""
+    """Whoever runs the command, by the name that the system has, not the environment."""
+    number = os.getuid()
     try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.getuid())
-    return Actor(Door.TERMINAL, user)
+        user = pwd.getpwuid(number).pw_name
+    except KeyError:
+        user = str(number)
+    return Actor(Door.TERMINAL, user, user)
 
 
 def _profile(settings: Settings, wanted: str | None) -> Profile:
@@ -260,9 +261,11 @@ def revoke(load_settings: LoadSettings, serial: str, everything: bool, reason: s
 @click.pass_obj
 def pause(load_settings: LoadSettings, note: str) -> None:
     """Stop issuing, at every door, until `certbob resume`."""
-    changed = _with_services(
-        _installed(load_settings()), lambda services: services.pause.pause(_operator(), note)
-    )
+    settings = _installed(load_settings())
+    try:
+        changed = _with_services(settings, lambda services: services.pause.pause(_operator(), note))
+    except InvalidInput as problem:
+        _fail(f"--note: {problem.fields['note']}", USAGE_ERROR)
     click.echo("Issuing is stopped." if changed else "Issuing is stopped already.")
 
 

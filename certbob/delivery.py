@@ -15,6 +15,7 @@ from certbob.errors import MailRefused, MailUnavailable, NoMailbox, StorageProbl
 from certbob.grants import Grants
 from certbob.issuance import REPEAT_WINDOW, FileOptions, Issuance
 from certbob.ledger import HOUR, Ledger
+from certbob.pause import Pause
 from certbob.ports import Clock, Delivery, Grant, Letters, Mailer, Origin, TryStore
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class MailDelivery:
         grants: Grants,
         issuance: Issuance,
         ledger: Ledger,
+        pause: Pause,
         tries: TryStore,
         clock: Clock,
         attach: bool,
@@ -56,6 +58,7 @@ class MailDelivery:
         self._grants = grants
         self._issuance = issuance
         self._ledger = ledger
+        self._pause = pause
         self._tries = tries
         self._clock = clock
         self._site = site
@@ -130,6 +133,7 @@ class MailDelivery:
     async def _send_file(
         self, grant: Grant, untrusted_token: str, holder: str | None, options: FileOptions, origin: Origin
     ) -> Sent:
+        await self._pause.check()  # before the person's quota of mails pays for it
         recipient = await self._recipient(grant)
         # What somebody has already stays theirs, whatever becomes of another mail.
         has_it = self._issuance.is_collected(grant, holder)

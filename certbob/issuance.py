@@ -45,6 +45,7 @@ from certbob.pause import Pause
 from certbob.ports import (
     NOWHERE,
     SUPERSEDED,
+    Actor,
     CertificateAuthority,
     Chain,
     Clock,
@@ -168,12 +169,13 @@ class Issuance:
         holder: str | None = None,
         options: FileOptions = FileOptions(),
         origin: Origin = NOWHERE,
+        operator: str | None = None,
         hand_over: bool = True,
     ) -> Issued:
         """Redeem the grant and return the file; within two minutes the same `holder` gets it again.
 
-        `hand_over`: the file goes to its person at once; otherwise the caller tells the ledger what becomes
-        of it.
+        `operator`: who asks for it in the person's name. `hand_over`: the file goes to its person at once;
+        otherwise the caller tells the ledger what becomes of it.
 
         Raises what `admit` does, the GrantProblems, Busy, StorageProblem and CAProblems.
         """
@@ -182,7 +184,8 @@ class Issuance:
         if take is None:
             if len(self._tasks) >= MAX_RUNNING:
                 raise Busy
-            task = self._tasks.start(self._redeem(untrusted_token, holder, options, origin))
+            actor = _actor(grant.identity, operator, origin)
+            task = self._tasks.start(self._redeem(untrusted_token, holder, options, actor))
             if holder is not None and grant.id_hash not in self._takes:
                 take = self._keep(Take(grant, untrusted_token, holder, task))
         else:
@@ -307,7 +310,7 @@ class Issuance:
             await self._ledger.delivered(entry, False)
 
     async def _redeem(
-        self, untrusted_token: str, holder: str | None, options: FileOptions, origin: Origin
+        self, untrusted_token: str, holder: str | None, options: FileOptions, actor: Actor
     ) -> _Made:
         grant = await self._grants.redeem(untrusted_token, holder)
         encoding = self.encoding_for(grant, options.older)
@@ -316,7 +319,7 @@ class Issuance:
             key_type = profile.key_type_for(encoding)
             trust = await self._ca.trust()
             new = await self._signers.run(keys.new_key_and_csr, key_type, grant.identity.name)
-            request = self._signing_request(grant, profile, new, origin)
+            request = self._signing_request(grant, profile, new, actor.origin)
             if findings := lint.check_request(request):
                 raise ValueError("; ".join(findings))
             entry = await self._ledger.intend(
@@ -329,7 +332,7 @@ class Issuance:
                     encoding=encoding,
                     validity=request.validity,
                     csr_sha256=hashlib.sha256(new.csr).hexdigest(),
-                    origin=origin,
+                    actor=actor,
                     quota=self._ledger.quota(profile, grant.replaces),
                     delivered=None if _is_open(grant) else True,
                     replaces=grant.replaces,
@@ -386,7 +389,8 @@ class Issuance:
         except Exception as error:
             # Also when the ledger cannot be written: then the entry stays an intent, which says the same.
             with suppress(StorageProblem):
-                await self._ledger.uncertain(entry, type(error).__name__)
+                if not await self._ledger.uncertain(entry, type(error).__name__):
+                    await self._ledger.delivered(entry, False)  # written, and only not told
             raise CAUncertain(repr(error)) from error
         return chain
 
@@ -397,9 +401,13 @@ class Issuance:
         if findings:
             raise CABadAnswer("; ".join(findings), chain.leaf.public_bytes(Serialization.DER))
         try:
-            await self._ledger.issued(entry, chain.leaf, lint.notes(chain.leaf))
+            in_time = await self._ledger.issued(entry, chain.leaf, lint.notes(chain.leaf))
         except Duplicate as error:
             raise CABadAnswer("the serial number was used before") from error
+        if not in_time:
+            raise CABadAnswer(
+                "signed so late that it was given up", chain.leaf.public_bytes(Serialization.DER)
+            )
 
     async def _reject(self, entry: int, reason: str, der: bytes | None) -> None:
         log.critical("the authority answered wrongly, entry %d: %s", entry, reason)
@@ -413,7 +421,8 @@ class Issuance:
             await self._ledger.rejected(entry, reason, certificate)
         except Duplicate:
             # Not to be revoked either: the number belongs to somebody's good certificate.
-            await self._ledger.rejected(entry, f"{reason}; its serial number was used before", None)
+            with suppress(Duplicate):  # by another entry of the same grant, when this one was given up
+                await self._ledger.rejected(entry, f"{reason}; its serial number was used before", None)
             return
         if certificate is not None and isinstance(self._ca, Revoker):
             try:
@@ -457,6 +466,12 @@ class Issuance:
             encoding=encoding,
         )
         return _Made(pfx, encoding, entry, chain.leaf)
+
+
+def _actor(person: Identity, operator: str | None, origin: Origin) -> Actor:
+    if operator is None:
+        return Actor.of(person, origin)
+    return Actor(person.door, operator, operator, origin)
 
 
 def _is_open(grant: Grant) -> bool:

@@ -14,6 +14,7 @@ from certbob.audit import Action, AuditLog
 from certbob.devices import Encoding
 from certbob.errors import TooManyActive, TooManyCertificates
 from certbob.identity import Identity
+from certbob.pause import Pause
 from certbob.ports import (
     EXPIRES_SOON,
     Actor,
@@ -32,14 +33,25 @@ from certbob.profiles import Profile
 HOUR = timedelta(hours=1)
 MONTH = timedelta(days=30)
 MAX_OPEN = 100
+# Which state an entry may leave for each; of two that close one the slower changes nothing.
+_LEAVING = {
+    Action.ISSUED: ("intent", "uncertain"),
+    Action.FAILED: ("intent", "uncertain"),
+    Action.UNCERTAIN: ("intent",),
+    Action.REJECTED: ("intent", "uncertain", "settled", "failed"),
+    Action.SETTLED: ("uncertain",),
+}
 
 
 class Ledger:
     """Every method raises StorageProblem when the record cannot be written."""
 
-    def __init__(self, store: LedgerStore, *, audit: AuditLog, clock: Clock, hourly_limit: int) -> None:
+    def __init__(
+        self, store: LedgerStore, *, audit: AuditLog, pause: Pause, clock: Clock, hourly_limit: int
+    ) -> None:
         self._store = store
         self._audit = audit
+        self._pause = pause
         self._clock = clock
         self._hourly_limit = hourly_limit
 
@@ -71,50 +83,63 @@ class Ledger:
             raise TooManyActive(quota.label, quota.limit)
 
     async def intend(self, intent: Intent) -> int:
-        """The entry's number, to close it with. Raises TooManyCertificates, TooManyActive, Duplicate."""
+        """The entry's number, to close it with.
+
+        Raises IssuingPaused, TooManyCertificates, TooManyActive, Duplicate.
+        """
         now = self._clock.now()
         entry = await self._store.add_entry(intent, now=now, since=now - HOUR, limit=self._hourly_limit)
         if entry is None:
+            await self._pause.check()
             await self.check_quota(intent.identity, intent.quota)
             await self.check_limit(intent.identity)
             raise TooManyCertificates(self._hourly_limit, until=now)
         return entry
 
-    async def issued(self, entry: int, certificate: x509.Certificate, note: str | None) -> None:
-        """Raises Duplicate when the authority used the serial number before."""
-        await self._close(entry, "issued", Action.ISSUED, note, certificate)
+    async def issued(self, entry: int, certificate: x509.Certificate, note: str | None) -> bool:
+        """False, here and below: it was closed otherwise meanwhile, and stays so.
 
-    async def failed(self, entry: int, reason: str, by: Actor | None = None) -> None:
+        Raises Duplicate when the authority used the serial number before.
+        """
+        return await self._close(entry, Action.ISSUED, note, certificate)
+
+    async def failed(self, entry: int, reason: str, by: Actor | None = None) -> bool:
         """`by`: here and below, who says so; None: the person who asked for it, by trying."""
-        await self._close(entry, "failed", Action.FAILED, reason, by=by)
+        return await self._close(entry, Action.FAILED, reason, by=by)
 
-    async def uncertain(self, entry: int, reason: str, by: Actor | None = None) -> None:
-        await self._close(entry, "uncertain", Action.UNCERTAIN, reason, by=by)
+    async def uncertain(self, entry: int, reason: str, by: Actor | None = None) -> bool:
+        return await self._close(entry, Action.UNCERTAIN, reason, by=by)
 
-    async def rejected(self, entry: int, reason: str, certificate: x509.Certificate | None) -> None:
-        await self._close(entry, "rejected", Action.REJECTED, reason, certificate)
+    async def rejected(self, entry: int, reason: str, certificate: x509.Certificate | None) -> bool:
+        return await self._close(entry, Action.REJECTED, reason, certificate)
 
-    async def settled(self, entry: int, by: Actor) -> None:
-        await self._close(entry, "settled", Action.SETTLED, None, by=by)
+    async def settled(self, entry: int, by: Actor) -> bool:
+        return await self._close(entry, Action.SETTLED, None, by=by)
 
     async def open_entries(self, *states: str, older_than: timedelta = timedelta(0)) -> list[Entry]:
-        """Those of `intent` and `uncertain`, the newest first, 100 at most."""
+        """Those of `intent` and `uncertain`, the oldest first, 100 at most."""
         before = self._clock.now() - older_than
         return await self._store.open_entries(states, before=before, limit=MAX_OPEN)
+
+    async def count_uncertain(self) -> int:
+        return await self._store.count_uncertain()
 
     async def _close(
         self,
         number: int,
-        state: str,
         action: Action,
         note: str | None,
         certificate: x509.Certificate | None = None,
         *,
         by: Actor | None = None,
-    ) -> None:
+    ) -> bool:
         now = self._clock.now()
         async with self._store.transaction():
-            entry = await self._store.close_entry(number, state, now=now, certificate=certificate, note=note)
+            entry = await self._store.close_entry(
+                number, action, now=now, leaving=_LEAVING[action], certificate=certificate, note=note
+            )
+            if entry is None:
+                return False
             await self._audit.record(
                 action,
                 by or entry.actor,
@@ -123,6 +148,7 @@ class Ledger:
                 serial=None if certificate is None else certificate.serial_number,
                 note=f"{entry.device}, {entry.profile_id}" + (f": {note}" if note else ""),
             )
+        return True
 
     async def delivered(
         self, entry: int, delivered: bool | None, delivery: Delivery = Delivery.DOWNLOAD

@@ -43,12 +43,16 @@ class JsonFormatter(logging.Formatter):
         return scrub(json.dumps(event, ensure_ascii=False))
 
 
-def set_up_logging(level: str, form: str) -> None:
-    """`level` and `form` ("text" or "json") as in `[log]`. Everything goes to standard error."""
+def set_up_logging(level: str, form: str, *, audit: str = "info") -> None:
+    """`level` and `form` ("text" or "json") as in `[log]`. Everything goes to standard error.
+
+    `audit`: the level of the audit log's lines, which a service writes whatever the level of the others is.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("certbob").setLevel(level.upper())
+    logging.getLogger("certbob.audit").setLevel(audit.upper())
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -3,10 +3,12 @@
 import logging
 
 from certbob.audit import Action, AuditLog
-from certbob.errors import IssuingPaused
+from certbob.errors import InvalidInput, IssuingPaused
 from certbob.ports import Actor, Clock, Paused, PauseStore
 
 log = logging.getLogger(__name__)
+
+MAX_NOTE = 200
 
 
 class Pause:
@@ -28,9 +30,15 @@ class Pause:
             raise IssuingPaused(paused.note)
 
     async def pause(self, actor: Actor, note: str) -> bool:
-        """`note`: why; everybody who asks for a certificate reads it. False when it is stopped already."""
+        """`note`: why; everybody who asks for a certificate reads it. False when it is stopped already.
+
+        Raises InvalidInput for a note that is too long or holds something that nobody sees.
+        """
+        note = " ".join(note.split())
+        if len(note) > MAX_NOTE or not note.isprintable():
+            raise InvalidInput({"note": f"At most {MAX_NOTE} characters, and all of them visible."})
         async with self._store.transaction():
-            if not await self._store.set_paused(Paused(self._clock.now(), actor.account, note)):
+            if not await self._store.set_paused(Paused(self._clock.now(), actor.name, note)):
                 return False
             await self._audit.record(Action.PAUSED, actor, note=note)
         log.warning("issuing is stopped")

@@ -36,18 +36,22 @@ NOWHERE = Origin()
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who does something, and through which door; an account is known by its door's own id of it."""
+    """Who does something, and through which door.
+
+    `account`: the door's own id of it, which for single sign-on nobody can read; `name`: as people know it.
+    """
 
     door: str
     account: str
+    name: str
     origin: Origin = NOWHERE
 
     @classmethod
     def of(cls, identity: Identity, origin: Origin) -> Self:
-        return cls(identity.door, identity.account, origin)
+        return cls(identity.door, identity.account, identity.name, origin)
 
 
-THE_SERVICE = Actor("service", "-")  # what happens by itself
+THE_SERVICE = Actor("service", "-", "the service itself")  # what happens by itself
 
 
 class Clock(Protocol):
@@ -345,7 +349,7 @@ class Intent:
     encoding: Encoding
     validity: timedelta
     csr_sha256: str
-    origin: Origin
+    actor: Actor
     quota: Quota | None = None
     delivered: bool | None = True  # as long as nobody says otherwise
     replaces: Replacement | None = None
@@ -397,7 +401,7 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A signing in the ledger, whatever became of it: who asked for what."""
+    """A signing in the ledger, whatever became of it: who asked for what. `name`: whose it is."""
 
     number: int
     subject: str
@@ -527,7 +531,7 @@ class LedgerStore(Transactions, Protocol):
     """Every method raises StorageProblem when the database cannot do it. Times are aware, UTC."""
 
     async def add_entry(self, intent: Intent, *, now: datetime, since: datetime, limit: int) -> int | None:
-        """None when this person has `limit` entries since then already, or the intent's quota is used up.
+        """None when this person has `limit` entries since then, the quota is used up, or issuing is stopped.
 
         In one statement with the writing.
         """
@@ -560,15 +564,21 @@ class LedgerStore(Transactions, Protocol):
         state: str,
         *,
         now: datetime,
+        leaving: Sequence[str],
         certificate: x509.Certificate | None = None,
         note: str | None = None,
-    ) -> Entry:
-        """Raises Duplicate when another entry has the certificate's serial number."""
+    ) -> Entry | None:
+        """None when it is in none of the states that it may leave: somebody else was quicker.
+
+        Raises Duplicate when another entry has the certificate's serial number.
+        """
         ...
 
     async def open_entries(self, states: Sequence[str], *, before: datetime, limit: int) -> list[Entry]:
-        """Those of then and before that are in one of the states, the newest first."""
+        """Those of then and before that are in one of the states, the oldest first."""
         ...
+
+    async def count_uncertain(self) -> int: ...
 
     async def set_delivered(self, entry: int, delivered: bool | None, delivery: Delivery) -> None:
         """`delivered` None: nobody knows."""
@@ -648,7 +658,7 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """`words`: somewhere in account, name, address, serial number or note. `until` is not included."""
+    """`words`: somewhere in accounts, names, address, serial number or note. `until` is not included."""
 
     words: str = ""
     action: str | None = None
@@ -667,8 +677,8 @@ class AuditStore(Transactions, Protocol):
         """`follower` is called once the transaction has been written."""
         ...
 
-    async def head(self) -> tuple[int, str]:
-        """Number and hash of the last entry; 0 and nothing before the first one."""
+    async def head(self) -> tuple[int, str] | None:
+        """Number and hash of the last entry; 0 and nothing before the first one. None: nobody knows."""
         ...
 
     async def entries(self, wanted: AuditFilter, *, limit: int, offset: int) -> list[AuditEntry]:
@@ -682,10 +692,10 @@ class AuditStore(Transactions, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """Issuing is stopped. `account`: who stopped it; `note`: why, for everybody."""
+    """Issuing is stopped. `who` stopped it; `note`: why, for everybody."""
 
     since: datetime
-    account: str
+    who: str
     note: str
 
 
@@ -744,7 +754,7 @@ class Session:
     seen_at: datetime
 
 
-class SessionStore(Protocol):
+class SessionStore(Transactions, Protocol):
     async def add_session(self, session: Session) -> None: ...
 
     async def find_session(self, id_hash: str) -> Session | None: ...

@@ -30,18 +30,19 @@ class Reconciliation:
                 await self._ledger.failed(entry.number, "it did not end; nobody has the key", THE_SERVICE)
             return
         for entry in await self._ledger.open_entries("intent", older_than=GIVE_UP_AFTER):
-            await self._ledger.uncertain(entry.number, "the process ended meanwhile", THE_SERVICE)
+            await self._ledger.uncertain(entry.number, "nobody has said what became of it", THE_SERVICE)
         for entry in await self.open_questions():
             if entry.created_at + entry.validity <= self._clock.now():
                 await self._ledger.settled(entry.number, THE_SERVICE)
 
     async def open_questions(self) -> list[Entry]:
-        """What an administrator should look into, the newest first."""
+        """What an administrator should look into, the oldest first, 100 at most."""
         return await self._ledger.open_entries("uncertain")
+
+    async def count(self) -> int:
+        """How many open questions there are."""
+        return await self._ledger.count_uncertain()
 
     async def settle(self, number: int, by: Actor) -> bool:
         """An administrator has looked into it; False when it is no open question."""
-        if number not in {entry.number for entry in await self.open_questions()}:
-            return False
-        await self._ledger.settled(number, by)
-        return True
+        return await self._ledger.settled(number, by)

@@ -1,6 +1,8 @@
 """`certbob pause`, `certbob resume` and `certbob audit verify`."""
 
 import json
+import os
+import pwd
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -27,7 +29,7 @@ def test_issuing_is_stopped_and_goes_on(tmp_path: Path) -> None:
 def test_the_audit_log_is_proved(tmp_path: Path) -> None:
     serial = issue(tmp_path, "Ada Lovelace", "Laptop")
     run(tmp_path, "revoke", serial)
-    run(tmp_path, "pause")
+    assert certbob(tmp_path, "pause", LOGNAME="somebody else", USER="somebody else").returncode == 0
 
     told = run(tmp_path, "audit", "verify").stdout
     facts = json.loads(run(tmp_path, "audit", "verify", "--json").stdout)
@@ -35,8 +37,14 @@ def test_the_audit_log_is_proved(tmp_path: Path) -> None:
     assert facts == {"entries": 3, "last_hash": facts["last_hash"], "broken": None}
 
     with closing(sqlite3.connect(tmp_path / "data" / "certbob.sqlite3")) as database:
-        rows = database.execute("SELECT action, door FROM audit ORDER BY number").fetchall()
-        assert rows == [("issued", "terminal"), ("revoked", "terminal"), ("paused", "terminal")]
+        rows = database.execute("SELECT action, door, account, name FROM audit ORDER BY number").fetchall()
+        user = pwd.getpwuid(os.getuid()).pw_name
+        ada = "Ada Lovelace"
+        assert rows == [
+            ("issued", "terminal", user, ada),
+            ("revoked", "terminal", user, ada),
+            ("paused", "terminal", user, None),
+        ]
         database.execute("UPDATE audit SET account = 'somebody else' WHERE number = 2")
         database.commit()
 
@@ -44,6 +52,13 @@ def test_the_audit_log_is_proved(tmp_path: Path) -> None:
         refused = run(tmp_path, "audit", "verify", *options, expect=1)
         assert "entry 2 was changed" in refused.stderr
     assert json.loads(refused.stdout)["broken"] == "entry 2 was changed"
+
+
+def test_a_note_that_is_none_is_told(tmp_path: Path) -> None:
+    issue(tmp_path, "Ada Lovelace", "Laptop")
+    for note in ("x" * 201, "a\u202eb", "a\x1bb"):
+        assert "--note: At most 200 characters" in run(tmp_path, "pause", "--note", note, expect=2).stderr
+    assert run(tmp_path, "resume").stdout == "Issuing is not stopped.\n"
 
 
 def test_looking_founds_nothing(tmp_path: Path) -> None:

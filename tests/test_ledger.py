@@ -13,9 +13,10 @@ from certbob.devices import Encoding
 from certbob.errors import Duplicate, TooManyCertificates
 from certbob.identity import Identity
 from certbob.ledger import Ledger
-from certbob.ports import Intent, Origin
+from certbob.pause import Pause
+from certbob.ports import Actor, Intent, Origin
 from certbob.profiles import KeyType
-from certbob.store.queries import SqlAudit, SqlLedger
+from certbob.store.queries import SqlAudit, SqlLedger, SqlPause
 from certbob.store.sqlite import Database
 from tests.support import bundle, pki
 from tests.support.clock import FakeClock
@@ -48,7 +49,8 @@ async def database_at(path: Path) -> AsyncIterator[Database]:
 
 def ledger_of(database: Database, clock: FakeClock, *, limit: int) -> Ledger:
     audit = audit_log(SqlAudit(database), clock)
-    return Ledger(SqlLedger(database), audit=audit, clock=clock, hourly_limit=limit)
+    pause = Pause(SqlPause(database), audit=audit, clock=clock)
+    return Ledger(SqlLedger(database), audit=audit, pause=pause, clock=clock, hourly_limit=limit)
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def intent(identity: Identity = ADA, **changes: Any) -> Intent:
         encoding=Encoding.MODERN,
         validity=pki.DAYS_90,
         csr_sha256="00" * 32,
-        origin=Origin("192.0.2.1", "r-1"),
+        actor=Actor.of(identity, Origin("192.0.2.1", "r-1")),
     )
     return replace(fresh, **changes)
 

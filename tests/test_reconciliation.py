@@ -1,16 +1,19 @@
 """After a crash or an uncertain answer every signing is closed, or shown with what to do."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from certbob.bootstrap import build_services
 from certbob.config import DEFAULT_PROFILE
-from certbob.errors import CAUncertain, GrantUsed, TooManyActive
-from certbob.ports import Actor, Chain, Delivery, SigningRequest
+from certbob.errors import CABadAnswer, CAUncertain, GrantUsed, TooManyActive
+from certbob.ledger import Ledger
+from certbob.ports import Actor, Chain, Delivery, Entry, SigningRequest
 from certbob.reconciliation import GIVE_UP_AFTER, Reconciliation
 from certbob.services import Services
 from tests.support import pki
@@ -26,7 +29,7 @@ from tests.support.core import (
 )
 
 ADA = person("Ada Lovelace")
-GRACE = Actor("local", "grace")
+GRACE = Actor("local", "grace", "grace")
 SECOND = timedelta(seconds=1)
 
 
@@ -94,7 +97,7 @@ async def test_with_another_authority_an_administrator_is_told(data_dir: Path) -
 
         (question,) = await reconciliation.open_questions()
         assert (question.name, question.device) == ("Ada Lovelace", "Work laptop")
-        assert question.note == "the process ended meanwhile"
+        assert question.note == "nobody has said what became of it"
         assert core.ledger() == ["uncertain"]
 
         assert not await reconciliation.settle(question.number + 1, GRACE)
@@ -104,6 +107,101 @@ async def test_with_another_authority_an_administrator_is_told(data_dir: Path) -
         assert await reconciliation.open_questions() == []
         rows = core.rows("SELECT action, account FROM audit ORDER BY number")
         assert rows == [("uncertain", "-"), ("settled", "grace")]
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+async def test_what_ends_meanwhile_stays_as_it_ended(data_dir: Path, is_ours: bool) -> None:
+    """Between the look and the closing: the person has the file, so the ledger must keep it."""
+    async with open_core(data_dir) as core:
+        ledger = QuickerLedger(core.services.ledger)
+        gate = asyncio.Event()
+        core.ca.answers = [core.ca.held(gate)]
+        task = asyncio.create_task(core.issue(await core.mint(ADA)))
+        while core.ledger() != ["intent"]:
+            await asyncio.sleep(0)
+        core.clock.advance(GIVE_UP_AFTER)
+
+        async def end() -> None:
+            core.clock.advance(-GIVE_UP_AFTER)
+            gate.set()
+            await task
+
+        ledger.meanwhile = end
+        await Reconciliation(ledger, clock=core.clock, is_ours=is_ours).reconcile()  # type: ignore[arg-type]
+
+        leaf = task.result().leaf
+        assert core.ledger() == ["issued"]
+        assert await core.services.ledger.find_any(leaf.serial_number) is not None
+        assert core.rows("SELECT action FROM audit") == [("issued",)]
+
+
+class QuickerLedger:
+    """While a list of it is read, something ends."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+
+    async def open_entries(self, *states: str, **options: timedelta) -> list[Entry]:
+        found = await self._ledger.open_entries(*states, **options)
+        if self.meanwhile is not None and found:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+
+async def test_what_is_signed_after_it_was_given_up_is_given_to_nobody(data_dir: Path) -> None:
+    clock = FakeClock(pki.NOW)
+    ca = RevokingCA(clock)
+    async with open_core(data_dir, clock=clock, ca=ca) as core:
+        gate = asyncio.Event()
+        ca.answers = [ca.held(gate)]
+        task = asyncio.create_task(core.issue(await core.mint(ADA)))
+        while core.ledger() != ["intent"]:
+            await asyncio.sleep(0)
+        clock.advance(GIVE_UP_AFTER)
+        await ours(core).reconcile()
+        assert core.ledger() == ["failed"]
+        clock.advance(-GIVE_UP_AFTER)
+        gate.set()
+
+        with pytest.raises(CABadAnswer):
+            await task
+
+        (leaf,) = ca.signed
+        assert core.ledger("state, serial") == [("rejected", f"{leaf.serial_number:x}")]
+        assert ca.revoked == [leaf.serial_number]
+
+
+async def test_of_several_that_settle_one_does(data_dir: Path) -> None:
+    async with open_core(data_dir) as core:
+        core.ca.answers = [raising(CAUncertain("no answer"))]
+        with pytest.raises(CAUncertain):
+            await core.issue(await core.mint(ADA))
+        settled = await asyncio.gather(*(core.services.reconciliation.settle(1, GRACE) for _ in range(5)))
+
+        assert sorted(settled) == [False] * 4 + [True]
+        assert core.rows("SELECT action FROM audit ORDER BY number") == [("uncertain",), ("settled",)]
+
+
+async def test_more_than_a_page_of_questions_hides_none(data_dir: Path) -> None:
+    async with open_core(data_dir) as core:
+        reconciliation = core.services.reconciliation
+        for _ in range(130):
+            core.ca.answers = [raising(CAUncertain("no answer"))]
+            with pytest.raises(CAUncertain):
+                await core.issue(await core.mint(person()))
+        assert await reconciliation.count() == 130
+        assert [entry.number for entry in await reconciliation.open_questions()] == list(range(1, 101))
+        assert await reconciliation.settle(130, GRACE)
+
+        core.clock.advance(DEFAULT_PROFILE.validity)
+        for _ in range(2):
+            await reconciliation.reconcile()
+        assert await reconciliation.count() == 0
 
 
 async def test_what_is_open_counts_until_it_is_settled_or_would_have_ended(data_dir: Path) -> None:
@@ -120,7 +218,7 @@ async def test_what_is_open_counts_until_it_is_settled_or_would_have_ended(data_
         core.ca.answers = [raising(CAUncertain("no answer"))]
         with pytest.raises(CAUncertain):
             await core.issue(await core.mint(ADA))
-        (newest, *_) = await core.services.reconciliation.open_questions()
+        *_, newest = await core.services.reconciliation.open_questions()
         await core.services.reconciliation.settle(newest.number, GRACE)
         await core.issue(await core.mint(ADA))
 

@@ -4,7 +4,7 @@ import re
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cryptography import x509
@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding as Serialization
 
 from certbob.devices import Device, Encoding, Platform
+from certbob.errors import Duplicate, StorageProblem
 from certbob.identity import Door, Identity
 from certbob.ports import (
     SUPERSEDED,
@@ -165,16 +166,18 @@ class SqlLedger:
         identity = intent.identity
         within, values = _within(identity.subject, intent.quota)
         row = await self._database.row(
-            "INSERT INTO certificates (grant_hash, state, subject, door, account, name, email, profile,"
-            " platform, device, encoding, key_type, validity, csr_sha256, request_id, address, created_at,"
-            " delivered, replaces, overlap)"
-            " SELECT ?, 'intent', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE (SELECT count(*)"
-            " FROM certificates WHERE subject = ? AND created_at > ? AND state <> 'failed') < ?"
-            f" AND {within} RETURNING id",
+            "INSERT INTO certificates (grant_hash, state, subject, door, account, actor, name, email,"
+            " profile, platform, device, encoding, key_type, validity, csr_sha256, request_id, address,"
+            " created_at, delivered, replaces, overlap)"
+            " SELECT ?, 'intent', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
+            " WHERE (SELECT count(*) FROM certificates"
+            " WHERE subject = ? AND created_at > ? AND state <> 'failed') < ?"
+            f" AND {within} AND NOT EXISTS (SELECT 1 FROM pause) RETURNING id",
             intent.grant_hash,
             identity.subject,
-            identity.door,
-            identity.account,
+            intent.actor.door,
+            intent.actor.account,
+            intent.actor.name,
             identity.name,
             identity.email,
             intent.profile_id,
@@ -184,8 +187,8 @@ class SqlLedger:
             intent.key_type,
             int(intent.validity.total_seconds()),
             intent.csr_sha256,
-            intent.origin.reference,
-            intent.origin.address,
+            intent.actor.origin.reference,
+            intent.actor.origin.address,
             to_epoch(now),
             None if intent.delivered is None else int(intent.delivered),
             intent.replaces.entry if intent.replaces else None,
@@ -254,9 +257,10 @@ class SqlLedger:
         state: str,
         *,
         now: datetime,
+        leaving: Sequence[str],
         certificate: x509.Certificate | None = None,
         note: str | None = None,
-    ) -> Entry:
+    ) -> Entry | None:
         facts: tuple[Any, ...] = (None,) * 5
         if certificate is not None:
             facts = (
@@ -266,21 +270,31 @@ class SqlLedger:
                 certificate.fingerprint(hashes.SHA256()).hex(),
                 certificate.public_bytes(Serialization.DER),
             )
-        row = await self._database.one(
+        row = await self._database.row(
             "UPDATE certificates SET state = ?, closed_at = ?, serial = ?, not_before = ?, not_after = ?,"
-            f" fingerprint = ?, certificate = ?, note = ? WHERE id = ? RETURNING {_ENTRY}",
+            " fingerprint = ?, certificate = ?, note = ? WHERE id = ?"
+            f" AND state IN ({', '.join('?' * len(leaving))}) RETURNING {_ENTRY}",
             state,
             to_epoch(now),
             *facts,
             note,
             entry,
+            *leaving,
         )
-        return _entry(*row)
+        return None if row is None else _entry(*row)
+
+    async def count_uncertain(self) -> int:
+        row = await self._database.one(
+            # The first half as the index has it.
+            "SELECT count(*) FROM certificates WHERE (state = 'intent' OR state = 'uncertain')"
+            " AND state = 'uncertain'"
+        )
+        return int(row[0])
 
     async def open_entries(self, states: Sequence[str], *, before: datetime, limit: int) -> list[Entry]:
         rows = await self._database.rows(
             f"SELECT {_ENTRY} FROM certificates WHERE (state = 'intent' OR state = 'uncertain')"
-            f" AND state IN ({', '.join('?' * len(states))}) AND created_at <= ? ORDER BY id DESC LIMIT ?",
+            f" AND state IN ({', '.join('?' * len(states))}) AND created_at <= ? ORDER BY id LIMIT ?",
             *states,
             to_epoch(before),
             limit,
@@ -429,7 +443,7 @@ _EXPIRING = (
     "state = 'issued' AND revoked_at IS NULL AND not_after > ? AND not_after <= ? AND revoke_at IS NULL"
 )
 _ENTRY = (
-    "id, subject, name, door, account, address, request_id, profile, device, created_at, validity,"
+    "id, subject, name, door, account, actor, address, request_id, profile, device, created_at, validity,"
     " csr_sha256, note"
 )
 _CERTIFICATE = (
@@ -502,6 +516,7 @@ def _entry(
     name: str,
     door: str,
     account: str,
+    actor: str,
     address: str,
     request_id: str,
     profile: str,
@@ -515,7 +530,7 @@ def _entry(
         number=number,
         subject=subject,
         name=name,
-        actor=Actor(door, account, Origin(address, request_id)),
+        actor=Actor(door, account, actor, Origin(address, request_id)),
         profile_id=profile,
         device=device,
         created_at=from_epoch(created_at),
@@ -536,34 +551,40 @@ class SqlAudit:
 
     async def next_entry(self) -> tuple[int, str]:
         # The changed row is locked until the transaction ends.
-        row = await self._database.one(
+        row = await self._database.row(
             "UPDATE audit_head SET number = number + 1 WHERE id = 1 RETURNING number, hash"
         )
+        if row is None:
+            raise StorageProblem("the audit log has lost the record of its last entry")
         return row[0], row[1]
 
     async def append(self, entry: AuditEntry, follower: Callable[[], None]) -> None:
         actor = entry.actor
-        await self._database.rows(
-            f"INSERT INTO audit ({_AUDIT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            entry.number,
-            to_epoch(entry.at),
-            entry.action,
-            actor.door,
-            actor.account,
-            actor.origin.address,
-            actor.origin.reference,
-            entry.subject,
-            entry.name,
-            entry.serial,
-            entry.note,
-            entry.hash,
-        )
+        try:
+            await self._database.rows(
+                f"INSERT INTO audit ({_AUDIT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                entry.number,
+                to_epoch(entry.at),
+                entry.action,
+                actor.door,
+                actor.account,
+                actor.name,
+                actor.origin.address,
+                actor.origin.reference,
+                entry.subject,
+                entry.name,
+                entry.serial,
+                entry.note,
+                entry.hash,
+            )
+        except Duplicate as problem:
+            raise StorageProblem(f"the audit log has an entry {entry.number} already") from problem
         await self._database.rows("UPDATE audit_head SET hash = ? WHERE id = 1", entry.hash)
         self._database.after_commit(follower)
 
-    async def head(self) -> tuple[int, str]:
-        row = await self._database.one("SELECT number, hash FROM audit_head WHERE id = 1")
-        return row[0], row[1]
+    async def head(self) -> tuple[int, str] | None:
+        row = await self._database.row("SELECT number, hash FROM audit_head WHERE id = 1")
+        return None if row is None else (row[0], row[1])
 
     async def entries(self, wanted: AuditFilter, *, limit: int, offset: int) -> list[AuditEntry]:
         condition, values = _fits(wanted)
@@ -586,7 +607,7 @@ class SqlAudit:
         return [_audit_entry(*row) for row in rows]
 
 
-_AUDIT = "number, at, action, door, account, address, reference, subject, name, serial, note, hash"
+_AUDIT = "number, at, action, door, account, actor, address, reference, subject, name, serial, note, hash"
 
 
 def _fits(wanted: AuditFilter) -> tuple[str, list[Any]]:
@@ -604,7 +625,8 @@ def _fits(wanted: AuditFilter) -> tuple[str, list[Any]]:
         values.append(to_epoch(wanted.until))
     if wanted.words:
         condition, found = _contains(
-            ("account", "coalesce(name, '')", "address", "coalesce(serial, '')", "note"), wanted.words
+            ("account", "actor", "coalesce(name, '')", "address", "coalesce(serial, '')", "note"),
+            wanted.words,
         )
         conditions.append(condition)
         values.extend(found)
@@ -624,6 +646,7 @@ def _audit_entry(
     action: str,
     door: str,
     account: str,
+    actor: str,
     address: str,
     reference: str,
     subject: str | None,
@@ -632,8 +655,12 @@ def _audit_entry(
     note: str,
     hash_: str,
 ) -> AuditEntry:
-    actor = Actor(door, account, Origin(address, reference))
-    return AuditEntry(number, from_epoch(at), action, actor, subject, name, serial, note, hash_)
+    try:
+        moment = from_epoch(at)
+    except (TypeError, ValueError, OverflowError, OSError):
+        moment = datetime.min.replace(tzinfo=UTC)  # nobody of ours wrote that: its hash does not fit
+    who = Actor(door, account, actor, Origin(address, reference))
+    return AuditEntry(number, moment, action, who, subject, name, serial, note, hash_)
 
 
 class SqlPause:
@@ -646,15 +673,14 @@ class SqlPause:
         return self._database.transaction()
 
     async def paused(self) -> Paused | None:
-        row = await self._database.row("SELECT since, account, note FROM pause")
+        row = await self._database.row("SELECT since, who, note FROM pause")
         return None if row is None else Paused(from_epoch(row[0]), row[1], row[2])
 
     async def set_paused(self, paused: Paused) -> bool:
         row = await self._database.row(
-            "INSERT INTO pause (id, since, account, note) VALUES (1, ?, ?, ?)"
-            " ON CONFLICT DO NOTHING RETURNING 1",
+            "INSERT INTO pause (id, since, who, note) VALUES (1, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING 1",
             to_epoch(paused.since),
-            paused.account,
+            paused.who,
             paused.note,
         )
         return row is not None
@@ -854,6 +880,9 @@ class SqlSessions:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def transaction(self) -> AbstractAsyncContextManager[None]:
+        return self._database.transaction()
 
     async def add_session(self, session: Session) -> None:
         await self._database.rows(

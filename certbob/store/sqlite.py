@@ -2,10 +2,11 @@
 
 import asyncio
 import importlib.resources
+import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +18,8 @@ from certbob.errors import CannotStart, Duplicate, StorageProblem
 Row = tuple[Any, ...]
 
 BUSY_TIMEOUT = timedelta(seconds=5)
+
+log = logging.getLogger(__name__)
 
 
 class Database:
@@ -64,30 +67,53 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
-        """What the task does inside happens as a whole or not at all. Raises what `rows` does."""
+        """What the task does inside happens as a whole or not at all. Raises what `rows` does.
+
+        Inside of another one it is a part of that: whoever catches what fails here keeps the first half.
+        Other tasks wait until the end, so nothing inside may wait for another task that needs the database.
+        """
         if self._is_inside():
             yield
             return
         async with self._lock:
             self._owner = asyncio.current_task()
             self._followers = []
+            is_ending = False
             try:
                 await self._run("BEGIN IMMEDIATE")
                 yield
+                is_ending = True
                 await self._run("COMMIT")
-            except BaseException:
+            except BaseException as error:
                 # A statement whose waiter was cancelled runs all the same: it may have begun or committed.
-                with suppress(StorageProblem):
-                    await self._run("ROLLBACK")
+                is_undone = await self._undo()
+                if is_ending and not is_undone and isinstance(error, asyncio.CancelledError):
+                    self._call_followers()
                 raise
             finally:
                 self._owner = None
-            for follower in self._followers:
-                follower()
+            self._call_followers()
 
     def after_commit(self, follower: Callable[[], None]) -> None:
         """Call it once the transaction that this is inside of has been written."""
+        if not self._is_inside():
+            raise RuntimeError("not inside of a transaction")
         self._followers.append(follower)
+
+    def _call_followers(self) -> None:
+        for follower in self._followers:
+            try:
+                follower()
+            except Exception as error:  # what is written is written
+                log.exception("after a transaction", exc_info=error)
+
+    async def _undo(self) -> bool:
+        """False when there was nothing to undo."""
+        try:
+            await self._run("ROLLBACK")
+        except StorageProblem:
+            return False
+        return True
 
     async def rows(self, sql: str, *parameters: Any) -> list[Row]:
         """Run one statement. Raises StorageProblem: the database is busy, full or gone; Duplicate."""

@@ -4,7 +4,8 @@ import re
 
 from quart import Blueprint, Response, request
 
-from certbob.errors import NoSuchPage
+from certbob.errors import InvalidInput, NoSuchPage
+from certbob.pause import MAX_NOTE
 from certbob.ports import Certificate
 from certbob.revocation import Outcome, Reason
 from certbob.web.context import actor, page_number, services
@@ -16,7 +17,6 @@ blueprint = Blueprint("admin", __name__)
 
 ON_A_PAGE, MAX_PAGE = 50, 99_999
 MAX_WORDS = 100
-MAX_NOTE = 200
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
 
@@ -32,7 +32,7 @@ async def search() -> Response:
         words=words,
         numbers=await services().ledger.numbers() if is_start else None,
         paused=await services().pause.state(),
-        questions=len(await services().reconciliation.open_questions()),
+        questions=await services().reconciliation.count(),
         **_list(found, number),
     )
 
@@ -105,11 +105,11 @@ async def show_pause() -> Response:
 @blueprint.post("/admin/pause")
 @administrator
 async def pause() -> Response:
-    note = " ".join((await read_form()).get("note", "").split())
-    if len(note) > MAX_NOTE or not note.isprintable():
-        text = f"At most {MAX_NOTE} characters, and all of them visible."
-        return await _pause_page(422, note=note[:MAX_NOTE], errors={"note": text})
-    await services().pause.pause(actor(), note)
+    note = (await read_form()).get("note", "")
+    try:
+        await services().pause.pause(actor(), note)
+    except InvalidInput as problem:
+        return await _pause_page(422, note=note[:MAX_NOTE], errors=problem.fields)
     return Response(status=303, headers={"Location": "/admin/pause"})
 
 
@@ -129,7 +129,12 @@ async def _pause_page(status: int = 200, *, note: str = "", errors: dict[str, st
 @blueprint.get("/admin/questions")
 @administrator
 async def show_questions() -> Response:
-    return await page("questions.html", questions=await services().reconciliation.open_questions())
+    reconciliation = services().reconciliation
+    return await page(
+        "questions.html",
+        questions=await reconciliation.open_questions(),
+        count=await reconciliation.count(),
+    )
 
 
 @blueprint.post("/admin/questions/<entry>")

@@ -147,9 +147,11 @@ async def _certificate(serial_text: str, token: str | None) -> Certificate:
 
 
 async def _link_holder(certificate: Certificate) -> Actor:
-    """Whoever has the link out of the chat counts as the account that asked for it."""
-    known = await services().people.account_of(certificate.subject)
-    return Actor(Door.MATTERMOST, "-" if known is None else known[1], origin())
+    """Whoever has the link out of the chat."""
+    door, account = await services().people.account_of(certificate.subject) or (None, "")
+    # With linked accounts the certificate is somebody's who signs in elsewhere.
+    user_id = account if door is Door.MATTERMOST else "-"
+    return Actor(Door.MATTERMOST, user_id, certificate.name, origin())
 
 
 def _number(serial: str) -> int:

@@ -247,16 +247,16 @@ async def start_session(identity: Identity, response: Response, *, is_admin: boo
     await _forget_session()
     cookie = secrets.token_urlsafe(32)
     now = services().clock.now()
-    await services().sessions.add_session(
-        Session(digest(cookie), identity, is_admin, created_at=now, seen_at=now)
-    )
-    await services().audit.record(
-        Action.SIGNED_IN,
-        Actor.of(identity, origin()),
-        subject=identity.subject,
-        name=identity.name,
-        note="as an administrator" if is_admin else "",
-    )
+    sessions, audit = services().sessions, services().audit
+    async with sessions.transaction():
+        await sessions.add_session(Session(digest(cookie), identity, is_admin, created_at=now, seen_at=now))
+        await audit.record(
+            Action.SIGNED_IN,
+            Actor.of(identity, origin()),
+            subject=identity.subject,
+            name=identity.name,
+            note="as an administrator" if is_admin else "",
+        )
     _set_cookie(response, "certbob", cookie, None)
 
 

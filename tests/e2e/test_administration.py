@@ -119,10 +119,10 @@ def test_somebody_is_found_and_revoked_and_the_log_says_so(
     page.get_by_role("button", name="Find").click()
     entries = page.locator("ol.log > li")
     expect(entries).to_have_count(2)
-    expect(entries.first).to_contain_text("grace, local account")
+    expect(entries.first).to_contain_text("Grace Hopper, local account")
     expect(entries.first).to_contain_text("Laptop: lost")
     with page.expect_download() as download:
-        page.get_by_role("link", name="Save as CSV").click()
+        page.get_by_role("button", name="Save as CSV").click()
     download.value.save_as(tmp_path / "audit.csv")
 
     with (tmp_path / "audit.csv").open(newline="") as file:

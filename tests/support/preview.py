@@ -293,7 +293,7 @@ QUESTIONS = Sample(
                 number=7,
                 subject=ADA.subject,
                 name=ADA.name,
-                actor=Actor(Door.OIDC, "ada", Origin("192.0.2.7", "8F3A-22")),
+                actor=Actor(Door.OIDC, "ada", "ada", Origin("192.0.2.7", "8F3A-22")),
                 profile_id="client",
                 device="Work laptop",
                 created_at=NOW,
@@ -302,6 +302,7 @@ QUESTIONS = Sample(
                 note="no answer within 15 s",
             )
         ],
+        "count": 1,
     },
 )
 AUDIT = Sample(
@@ -318,7 +319,7 @@ AUDIT = Sample(
                 number=2,
                 at=NOW,
                 action="revoked",
-                actor=Actor(Door.LOCAL, "grace", Origin("192.0.2.7", "8F3A-22")),
+                actor=Actor(Door.LOCAL, "grace", "grace", Origin("192.0.2.7", "8F3A-22")),
                 subject=ADA.subject,
                 name=ADA.name,
                 serial="a4994cc011f4e45cfb5d3e71e0d39631",
@@ -481,7 +482,8 @@ SAMPLES: dict[str, Sample] = {
     "pause-with-mistake": PAUSE.changed(note="x" * 200, errors={"note": "At most 200 characters."}),
     "paused": PAUSE.changed(paused=STOPPED),
     "questions": QUESTIONS,
-    "questions-none": QUESTIONS.changed(questions=[]),
+    "questions-none": QUESTIONS.changed(questions=[], count=0),
+    "questions-many": QUESTIONS.changed(count=130),
     "audit": AUDIT,
     "audit-none": AUDIT.changed(entries=[], has_more=False),
     "audit-with-mistake": AUDIT.changed(entries=[], has_more=False, errors={"since": "Enter a day."}),

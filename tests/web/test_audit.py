@@ -4,12 +4,13 @@ import csv
 import io
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import pytest
 
 from certbob.audit import Action
 from certbob.ports import THE_SERVICE, Actor
-from tests.support.web import ADA, BERT, Client, Site, StillClock
+from tests.support.web import ADA, BERT, Answer, Client, Site, StillClock
 from tests.web.test_admin import BOSS, have, open_office
 
 
@@ -27,6 +28,10 @@ async def told(boss: Client, query: str = "") -> list[tuple[str, str]]:
         ("".join(li.findall("h2")[0].itertext()), " ".join(" ".join(li.findall("dl")[0].itertext()).split()))
         for li in entries
     ]
+
+
+async def save(boss: Client, **sent: str) -> Answer:
+    return await boss.post("/admin/audit.csv", {"form_token": await boss.form_token(), **sent})
 
 
 async def test_who_did_what_is_told(office: Site, clock: StillClock) -> None:
@@ -47,12 +52,12 @@ async def test_who_did_what_is_told(office: Site, clock: StillClock) -> None:
         "Signed in",
     ]
     revoked, boss_came, issued, ada_came = (facts for _, facts in entries)
-    assert "Who boss, local account" in revoked
+    assert "Who Grace Hopper, local account" in revoked
     assert "Whose Ada Lovelace" in revoked
     assert "Work laptop: lost" in revoked
     assert serial in revoked
     assert "192.0.2.7, reference " in revoked
-    assert "Who ada, local account" in issued
+    assert "Who Ada Lovelace, local account" in issued
     assert "as an administrator" in boss_came
     assert "as an administrator" not in ada_came
     ada = await office.signed_in(ADA)
@@ -91,7 +96,7 @@ async def test_a_filter_that_is_none_is_told(office: Site, query: str, field: st
     boss = await office.signed_in(BOSS)
 
     answer = await boss.get(f"/admin/audit?{query}")
-    file = await boss.get(f"/admin/audit.csv?{query}")
+    file = await save(boss, **dict(parse_qsl(query)))
 
     assert (answer.status, file.status) == (422, 422)
     assert f'id="{field}-error"' in answer.text
@@ -114,7 +119,7 @@ async def test_it_is_saved_for_a_spreadsheet(office: Site) -> None:
     await have(office, ADA, "=1+1 laptop", "-2", 'Größe, "XL"')
     boss = await office.signed_in(BOSS)
 
-    answer = await boss.get("/admin/audit.csv?action=issued")
+    answer = await save(boss, action="issued")
 
     assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
     assert "attachment" in answer.headers["Content-Disposition"]
@@ -124,16 +129,27 @@ async def test_it_is_saved_for_a_spreadsheet(office: Site) -> None:
     assert notes == ["'=1+1 laptop, client", "'-2, client", 'Größe, "XL", client']
     assert {len(row) for row in rows} == {len(head)}
     assert [row[0] for row in rows] == ["1", "2", "3"]
-    assert (await told(boss))[0][0] == "Audit log exported"
+    action, facts = (await told(boss))[0]
+    assert (action, "action: issued" in facts) == ("Audit log exported", True)
+    assert (await office.services.audit.verify()).entries == 5
+
+
+async def test_looking_is_not_saving(office: Site) -> None:
+    """Neither a link elsewhere nor a robot writes an entry in an administrator's name."""
+    boss = await office.signed_in(BOSS)
+    for status in ((await boss.get("/admin/audit.csv")).status, (await boss.head("/admin/audit.csv")).status):
+        assert status == 405
+    assert (await boss.post("/admin/audit.csv", {"form_token": "wrong"})).status == 403
+    assert (await office.services.audit.verify()).entries == 1
 
 
 async def test_a_long_log_is_saved_whole(office: Site) -> None:
     log = office.services.audit
     for number in range(1234):
-        await log.record(Action.SIGNED_IN, Actor("local", str(number)))
+        await log.record(Action.SIGNED_IN, Actor("local", str(number), str(number)))
     boss = await office.signed_in(BOSS)
 
-    rows = list(csv.DictReader(io.StringIO((await boss.get("/admin/audit.csv")).text)))
+    rows = list(csv.DictReader(io.StringIO((await save(boss)).text)))
 
     assert [row["account"] for row in rows[:1234]] == [str(number) for number in range(1234)]
 
@@ -144,7 +160,7 @@ async def test_no_secret_is_in_it(office: Site) -> None:
     await office.program().get(f"/issue?token={token}")
     boss = await office.signed_in(BOSS)
 
-    text = (await boss.get("/admin/audit.csv")).text
+    text = (await save(boss)).text
 
     assert "Laptop" in text
     cookies = boss.cookies.values()

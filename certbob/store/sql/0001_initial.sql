@@ -136,6 +136,7 @@ CREATE TABLE certificates (
     subject text NOT NULL,
     door text NOT NULL,
     account text NOT NULL,
+    actor text NOT NULL,
     name text NOT NULL,
     email text,
     profile text NOT NULL,
@@ -196,11 +197,12 @@ CREATE TABLE reminders_off (
 
 -- Who did what, when, from where; each row's hash covers the one before (see `certbob.audit`).
 CREATE TABLE audit (
-    number bigint PRIMARY KEY,
+    number integer PRIMARY KEY,
     at bigint NOT NULL,
     action text NOT NULL,
     door text NOT NULL,
     account text NOT NULL,
+    actor text NOT NULL,
     address text NOT NULL,
     reference text NOT NULL,
     subject text,
@@ -210,6 +212,7 @@ CREATE TABLE audit (
     hash text NOT NULL
 );
 CREATE INDEX audit_by_action ON audit (action, number);
+CREATE INDEX audit_by_time ON audit (at);
 
 -- The last row of it; one row. Whoever writes the next one holds it meanwhile.
 CREATE TABLE audit_head (
@@ -223,6 +226,6 @@ INSERT INTO audit_head (id, number, hash) VALUES (1, 0, '');
 CREATE TABLE pause (
     id bigint PRIMARY KEY,
     since bigint NOT NULL,
-    account text NOT NULL,
+    who text NOT NULL,
     note text NOT NULL
 );
