@@ -109,8 +109,10 @@ async def open_post(stage: str) -> AsyncIterator[Post]:
         lambda: aiosmtpd.smtp.SMTP(post, hostname="mail.example.org"), "127.0.0.1", 0
     )
     post.port = server.sockets[0].getsockname()[1]
-    yield post
-    server.close()
+    try:
+        yield post
+    finally:
+        server.close()
 
 
 def started(data_dir: Path, post: Post, *names: str, now: datetime = NOW) -> list[SpawnProcess]:

@@ -48,6 +48,8 @@ def add_certificate(
         "subject": identity.subject,
         "door": identity.door,
         "account": identity.account,
+        "actor": identity.account,
+        "address": "192.0.2.7",
         "name": identity.name,
         "email": identity.email,
         "profile": "client",
