@@ -17,6 +17,7 @@ from certbob.identity import Identity
 from certbob.pause import Pause
 from certbob.ports import (
     EXPIRES_SOON,
+    SUPERSEDED,
     Actor,
     Certificate,
     Clock,
@@ -175,6 +176,9 @@ class Ledger:
         """`reason_code`: RFC 5280 5.3.1."""
         async with self._store.transaction():
             if await self._store.set_revoked(certificate.entry, reason_code, now=self._clock.now()):
+                if reason_code != SUPERSEDED:
+                    # Nobody is left without one: what it was to replace counts again.
+                    await self._store.forget_replacement(certificate.entry)
                 await self._audit.record(
                     Action.REVOKED,
                     by,

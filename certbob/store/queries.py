@@ -15,7 +15,6 @@ from certbob.devices import Device, Encoding, Platform
 from certbob.errors import Duplicate, StorageProblem
 from certbob.identity import Door, Identity
 from certbob.ports import (
-    SUPERSEDED,
     Actor,
     AuditEntry,
     AuditFilter,
@@ -242,10 +241,8 @@ class SqlLedger:
         rows = await self._database.rows(
             f"SELECT {_CERTIFICATE} FROM certificates WHERE revoke_at <= ? AND revoked_at IS NULL"
             " AND not_after > ?"
-            # Nobody is left without one: a successor that was taken back has no place to take.
             " AND EXISTS (SELECT 1 FROM certificates AS new WHERE new.id = certificates.replaced_by"
-            f" AND new.delivered = 1 AND coalesce(new.revocation_reason, {SUPERSEDED}) = {SUPERSEDED})"
-            " ORDER BY revoke_at LIMIT 100",
+            " AND new.delivered = 1) ORDER BY revoke_at LIMIT 100",
             to_epoch(now),
             to_epoch(now),
         )

@@ -359,6 +359,8 @@ async def test_a_successor_that_was_revoked_leaves_the_old_one_alone(site: Site,
     await take(ada, await ada.submit((await ask(ada)).page.form("/new"), old="later"))
     link = f"/certificates/{site.ledger('serial')[1]}/revoke"
     await ada.submit((await ada.get(link)).page.form(link), reason="lost")
+    assert sorted(await statuses(ada)) == ["Active", "Revoked"]
+    assert site.ledger("revoke_at")[0] is None  # so that there are reminders again
     clock.advance(days=8)
 
     await run_jobs(site)
