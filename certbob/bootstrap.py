@@ -3,9 +3,10 @@
 import logging
 import os
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from email.headerregistry import Address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,7 +26,7 @@ from certbob.chat.reminders import ChatMessenger
 from certbob.chat.server import ChatServer
 from certbob.chat.trigger import TriggerCheck
 from certbob.chat_links import ChatLinks
-from certbob.config import OIDC, SMTP, LocalUser, Settings
+from certbob.config import OIDC, SMTP, LocalUser, Server, Settings
 from certbob.config import Mattermost as MattermostSettings
 from certbob.delivery import MailDelivery
 from certbob.errors import CannotStart, NameTaken, StorageProblem
@@ -50,7 +51,6 @@ from certbob.ports import (
     Messenger,
     People,
     Signers,
-    TryStore,
     Way,
 )
 from certbob.private_files import require_private, write_private
@@ -61,19 +61,8 @@ from certbob.revocation import Revocation
 from certbob.revocation_list import RevocationList
 from certbob.services import LocalSignIn, Services
 from certbob.signers import SignerPool
-from certbob.store.queries import (
-    SqlAudit,
-    SqlChats,
-    SqlGrants,
-    SqlLedger,
-    SqlPause,
-    SqlPeople,
-    SqlReminders,
-    SqlSessions,
-    SqlSignIns,
-    SqlTries,
-)
 from certbob.store.sqlite import Database
+from certbob.store.stores import Stores
 from certbob.tokens import Tokens
 from certbob.watch import PublishedList, Watch
 
@@ -106,239 +95,191 @@ async def build_services(
     `tell_first_account(username, password)` is called once in the life of a data folder, when nobody could
     sign in otherwise; without it no account is made.
     """
-    stack = AsyncExitStack()
-    try:
-        return await _build(
-            settings,
-            clock or SystemClock(),
-            ca,
-            provider,
-            mailer,
-            chat_server,
-            signers,
-            tell_first_account,
-            stack,
-        )
-    except BaseException:
-        await stack.aclose()  # an open database would keep the process alive
-        raise
-
-
-async def _build(
-    settings: Settings,
-    clock: Clock,
-    ca: CertificateAuthority | None,
-    provider: OpenIDProvider | None,
-    mailer: Mailer | None,
-    chat_server: ChatServer | None,
-    signers: Signers | None,
-    tell_first_account: Callable[[str, str], None] | None,
-    stack: AsyncExitStack,
-) -> Services:
-    data_dir = prepare_data_dir(settings.server.data_dir)
-    if signers is None:
-        signers = pool = SignerPool(os.cpu_count() or 1)
-        stack.callback(pool.close)
-    secret = settings.server.secret.reveal() if settings.server.secret else server_secret(data_dir)
-    ca = ca or _authority(settings, data_dir, clock=clock, signers=signers)
-    database = await Database.open(data_dir / "certbob.sqlite3")
-    stack.push_async_callback(database.close)
-    stack.push_async_callback(ca.close)
-    grant_store, people = SqlGrants(database), SqlPeople(database)
-    sessions, tries = SqlSessions(database), SqlTries(database)
-    grants = Grants(
-        grant_store,
-        clock=clock,
-        secret=secret,
-        issuer=settings.server.public_url,
-        lifetime=settings.issue.lifetime,
-    )
-    ledger_store = SqlLedger(database)
-    revocation_list = None
-    if isinstance(ca, CrlSigner):
-        revocation_list = RevocationList(
-            ledger_store, ca, clock=clock, lifetime=settings.builtin.crl_lifetime
-        )
-    metrics = Metrics()
-    audit = AuditLog(SqlAudit(database), clock=clock, count=metrics.count_event)
-    pause = Pause(SqlPause(database), audit=audit, clock=clock)
-    ledger = Ledger(
-        ledger_store,
-        audit=audit,
-        pause=pause,
-        clock=clock,
-        hourly_limit=settings.limits.certificates_per_hour,
-    )
-    profiles = Profiles(settings.profiles)
-    local = LocalAccounts(
-        await _accounts(settings, people, tell_first_account), people=people, tries=tries, clock=clock
-    )
-    sign_ins, chats = SqlSignIns(database), SqlChats(database)
-    oidc = None
-    if settings.oidc.issuer and settings.oidc.client_id:
-        provider = provider or _provider(settings.oidc, settings.oidc.issuer, settings.oidc.client_id, clock)
-        stack.push_async_callback(provider.close)
-        oidc = OIDCSignIn(
-            provider,
-            label=settings.oidc.label,
-            rules=_claim_rules(settings.oidc),
-            public_url=settings.server.public_url,
-            store=sign_ins,
-            people=people,
-            chats=chats,
+    clock = clock or SystemClock()
+    async with AsyncExitStack() as stack:  # an open database would keep the process alive
+        data_dir = prepare_data_dir(settings.server.data_dir)
+        if signers is None:
+            signers = pool = SignerPool(os.cpu_count() or 1)
+            stack.callback(pool.close)
+        secret = settings.server.secret.reveal() if settings.server.secret else server_secret(data_dir)
+        ca = ca or _authority(settings, data_dir, clock=clock, signers=signers)
+        database = await Database.open(data_dir / "certbob.sqlite3")
+        stack.push_async_callback(database.close)
+        stack.push_async_callback(ca.close)
+        stores = Stores(database)
+        metrics = Metrics()
+        audit = AuditLog(stores.audit, clock=clock, count=metrics.count_event)
+        pause = Pause(stores.pause, audit=audit, clock=clock)
+        grants = Grants(
+            stores.grants,
             clock=clock,
-            key=derive_key(secret, "sign-in"),
+            secret=secret,
+            issuer=settings.server.public_url,
+            lifetime=settings.issue.lifetime,
         )
-
-    def exists(door: Door, account: str) -> bool:
-        match door:
-            case Door.LOCAL:
-                return local.has(account)
-            case Door.OIDC:
-                return oidc is not None and oidc.has(account)
-            case Door.MATTERMOST:
-                # Where people link their accounts they get the names that they have on the web.
-                return bool(settings.mattermost.token) and settings.mattermost.identity != "link"
-        return True
-
-    def still_knows(identity: Identity) -> bool:
-        if identity.door is Door.OIDC:
-            return oidc is not None and oidc.still_knows(identity)
-        return local.still_knows(identity)
-
-    def is_admin(identity: Identity) -> bool:
-        # With none configured, the only local account is the one that CertBob made for whoever runs it.
-        is_made = identity.door is Door.LOCAL and not settings.local.users
-        return is_made or not set(identity.groups).isdisjoint(settings.oidc.admin_groups)
-
-    async def current(identity: Identity) -> Identity | None:
-        if identity.door is Door.LOCAL:
-            return await local.identity_of(identity.account)
-        return identity if still_knows(identity) else None
-
-    names = Names(people, exists)
-    await _reserve_names(names, local)
-    issuance = Issuance(
-        grants=grants,
-        ledger=ledger,
-        names=names,
-        pause=pause,
-        ca=ca,
-        signers=signers,
-        profiles=profiles,
-        clock=clock,
-        organization=settings.server.organization,
-        encodings=settings.pkcs12.encoding,
-        file_names=FileNames(settings.pkcs12.filename),
-        include_root=settings.pkcs12.include_root,
-    )
-    stack.push_async_callback(issuance.drain, DRAIN_SECONDS)
-    mail, messengers = None, dict[Way, Messenger]()
-    if settings.smtp.host and settings.smtp.sender:
-        mailer = mailer or _mailer(settings.smtp, settings.smtp.host, settings.server.public_url)
-        letters = Letters(
-            resource_root() / "partials" / "mail",
-            sender=settings.smtp.sender,
-            site=settings.server.public_url,
-            contact=settings.server.contact,
+        ledger = Ledger(
+            stores.ledger,
+            audit=audit,
+            pause=pause,
+            clock=clock,
+            hourly_limit=settings.limits.certificates_per_hour,
+        )
+        profiles = Profiles(settings.profiles)
+        accounts = await _accounts(settings, stores.people, tell_first_account)
+        local = LocalAccounts(accounts, people=stores.people, tries=stores.tries, clock=clock)
+        oidc = _single_sign_on(settings, provider, stores, secret, clock)
+        if oidc is not None:
+            stack.push_async_callback(oidc.close)
+        doors = _Doors(settings, local, oidc)
+        names = Names(stores.people, doors.exist)
+        await _reserve_names(names, local)
+        issuance = Issuance(
+            grants=grants,
+            ledger=ledger,
+            names=names,
+            pause=pause,
+            ca=ca,
+            signers=signers,
+            profiles=profiles,
+            clock=clock,
             organization=settings.server.organization,
+            encodings=settings.pkcs12.encoding,
+            file_names=FileNames(settings.pkcs12.filename),
+            include_root=settings.pkcs12.include_root,
+        )
+        stack.push_async_callback(issuance.drain, DRAIN_SECONDS)
+        mail, messengers = None, dict[Way, Messenger]()
+        if settings.smtp.host and settings.smtp.sender:
+            mailer = mailer or _mailer(settings.smtp, settings.smtp.host, settings.server.public_url)
+            letters = _letters(settings.server, settings.smtp.sender, clock)
+            messengers[Way.MAIL] = MailMessenger(mailer, letters)
+            mail = MailDelivery(
+                mailer=mailer,
+                letters=letters,
+                grants=grants,
+                issuance=issuance,
+                ledger=ledger,
+                pause=pause,
+                tries=stores.tries,
+                clock=clock,
+                attach=settings.smtp.attach,
+                site=settings.server.public_url,
+            )
+            stack.push_async_callback(mail.drain, DRAIN_SECONDS)
+        chat = None
+        if settings.mattermost.token:
+            server = chat_server or _chat_server(settings.mattermost)
+            messages = _messages(settings.server)
+            chat = _chat(settings, server, stores, names, messages, doors, clock)
+            stack.push_async_callback(chat.close, DRAIN_SECONDS)
+            if server is not None and server.has_bot:
+                messengers[Way.CHAT] = ChatMessenger(
+                    server, stores.chats, messages, site=settings.server.public_url
+                )
+        reminders = None
+        ways = [messengers[way] for way in settings.reminders.by if way in messengers]
+        if ways and settings.reminders.days:
+            reminders = Reminders(
+                stores.reminders, ways, days=settings.reminders.days, exists=doors.can_come, clock=clock
+            )
+            stack.push_async_callback(reminders.drain, DRAIN_SECONDS)
+        revocation_list = None
+        if isinstance(ca, CrlSigner):
+            revocation_list = RevocationList(
+                stores.ledger, ca, clock=clock, lifetime=settings.builtin.crl_lifetime
+            )
+        revocation = Revocation(
+            ledger=ledger,
+            ca=ca,
+            revocation_list=revocation_list,
+            tokens=Tokens(
+                secret, "revocation", "certbob:revoke", issuer=settings.server.public_url, clock=clock
+            ),
             clock=clock,
         )
-        messengers[Way.MAIL] = MailMessenger(mailer, letters)
-        mail = MailDelivery(
-            mailer=mailer,
-            letters=letters,
+        stack.push_async_callback(revocation.drain, DRAIN_SECONDS)
+
+        async def storage_health() -> str | None:
+            try:
+                await stores.tries.count_try("readiness", now=clock.now(), limit=2, window=HOUR, ban=HOUR)
+            except StorageProblem as error:
+                return error.detail
+            return None
+
+        async def prune() -> None:
+            await stores.prune(clock.now())
+
+        return Services(
+            clock=clock,
+            ca=ca,
             grants=grants,
             issuance=issuance,
+            profiles=profiles,
+            people=stores.people,
+            sessions=stores.sessions,
+            mail=mail,
+            local=LocalSignIn(local.authenticate, exists=local.exist),
+            single_sign_on=oidc,
+            chat=chat,
+            chat_links=ChatLinks(stores.chats, audit=audit, clock=clock),
             ledger=ledger,
+            audit=audit,
             pause=pause,
-            tries=tries,
-            clock=clock,
-            attach=settings.smtp.attach,
-            site=settings.server.public_url,
+            reconciliation=Reconciliation(ledger, clock=clock, is_ours=isinstance(ca, CrlSigner)),
+            reminders=reminders,
+            revocation_list=revocation_list,
+            published_list=PublishedList(ca, clock=clock) if isinstance(ca, CrlSource) else None,
+            watch=Watch(ca, storage_health),
+            metrics=metrics,
+            revocation=revocation,
+            still_knows=doors.still_know,
+            is_admin=doors.is_admin,
+            session_key=derive_key(secret, "session"),
+            storage_health=storage_health,
+            prune=prune,
+            close=stack.pop_all().aclose,
         )
-        stack.push_async_callback(mail.drain, DRAIN_SECONDS)
-    chat = None
-    if settings.mattermost.token:
-        server = chat_server or _chat_server(settings.mattermost)
-        trigger = _trigger_check(settings.mattermost, server, chats, clock)
-        messages = Messages(
-            resource_root() / "partials" / "chat",
-            site=settings.server.public_url,
-            contact=settings.server.contact,
-        )
-        chat = _chat(settings, server, trigger, chats, people, names, tries, messages, current, clock)
-        stack.push_async_callback(chat.close, DRAIN_SECONDS)
-        if server is not None and server.has_bot:
-            messengers[Way.CHAT] = ChatMessenger(server, chats, messages, site=settings.server.public_url)
 
-    def can_come(door: Door, account: str) -> bool:
+
+class _Doors:
+    """Who can come in, by any of them."""
+
+    def __init__(self, settings: Settings, local: LocalAccounts, oidc: OIDCSignIn | None) -> None:
+        self._settings = settings
+        self._local = local
+        self._oidc = oidc
+
+    def exist(self, door: Door, account: str) -> bool:
+        match door:
+            case Door.LOCAL:
+                return self._local.has(account)
+            case Door.OIDC:
+                return self._oidc is not None and self._oidc.has(account)
+            case Door.MATTERMOST:
+                # Where people link their accounts they get the names that they have on the web.
+                mattermost = self._settings.mattermost
+                return bool(mattermost.token) and mattermost.identity != "link"
+        return True
+
+    def can_come(self, door: Door, account: str) -> bool:
         """Whether somebody could replace what they have; who got it from the terminal could not."""
-        return door is not Door.TERMINAL and exists(door, account)
+        return door is not Door.TERMINAL and self.exist(door, account)
 
-    reminders, reminder_store = None, SqlReminders(database)
-    ways = [messengers[way] for way in settings.reminders.by if way in messengers]
-    if ways and settings.reminders.days:
-        reminders = Reminders(
-            reminder_store, ways, days=settings.reminders.days, exists=can_come, clock=clock
-        )
-        stack.push_async_callback(reminders.drain, DRAIN_SECONDS)
+    def still_know(self, identity: Identity) -> bool:
+        if identity.door is Door.OIDC:
+            return self._oidc is not None and self._oidc.still_knows(identity)
+        return self._local.still_knows(identity)
 
-    revocation = Revocation(
-        ledger=ledger,
-        ca=ca,
-        revocation_list=revocation_list,
-        tokens=Tokens(secret, "revocation", "certbob:revoke", issuer=settings.server.public_url, clock=clock),
-        clock=clock,
-    )
-    stack.push_async_callback(revocation.drain, DRAIN_SECONDS)
+    def is_admin(self, identity: Identity) -> bool:
+        # With none configured, the only local account is the one that CertBob made for whoever runs it.
+        is_made = identity.door is Door.LOCAL and not self._settings.local.users
+        return is_made or not set(identity.groups).isdisjoint(self._settings.oidc.admin_groups)
 
-    async def storage_health() -> str | None:
-        try:
-            await tries.count_try("readiness", now=clock.now(), limit=2, window=HOUR, ban=HOUR)
-        except StorageProblem as error:
-            return error.detail
-        return None
-
-    async def prune() -> None:
-        now = clock.now()
-        await grant_store.prune_grants(now - timedelta(days=1))
-        await sessions.prune_sessions(now - timedelta(days=1))
-        await sign_ins.prune_sign_ins(now - timedelta(minutes=15))
-        await chats.prune_chats(now)
-        await reminder_store.prune_reminders(now)
-        await tries.prune_tries(now)
-
-    return Services(
-        clock=clock,
-        ca=ca,
-        grants=grants,
-        issuance=issuance,
-        profiles=profiles,
-        people=people,
-        sessions=sessions,
-        mail=mail,
-        local=LocalSignIn(local.authenticate, exists=local.exist),
-        single_sign_on=oidc,
-        chat=chat,
-        chat_links=ChatLinks(chats, audit=audit, clock=clock),
-        ledger=ledger,
-        audit=audit,
-        pause=pause,
-        reconciliation=Reconciliation(ledger, clock=clock, is_ours=isinstance(ca, CrlSigner)),
-        reminders=reminders,
-        revocation_list=revocation_list,
-        published_list=PublishedList(ca, clock=clock) if isinstance(ca, CrlSource) else None,
-        watch=Watch(ca, storage_health),
-        metrics=metrics,
-        revocation=revocation,
-        still_knows=still_knows,
-        is_admin=is_admin,
-        session_key=derive_key(secret, "session"),
-        storage_health=storage_health,
-        prune=prune,
-        close=stack.aclose,
-    )
+    async def current(self, identity: Identity) -> Identity | None:
+        """As they are now; None when they are not known any more."""
+        if identity.door is Door.LOCAL:
+            return await self._local.identity_of(identity.account)
+        return identity if self.still_know(identity) else None
 
 
 def prepare_data_dir(path: Path) -> Path:
@@ -453,17 +394,15 @@ def _trigger_check(
 def _chat(
     settings: Settings,
     server: ChatServer | None,
-    trigger: TriggerCheck | None,
-    store: ChatStore,
-    people: People,
+    stores: Stores,
     names: Names,
-    tries: TryStore,
     messages: Messages,
-    current: Callable[[Identity], Awaitable[Identity | None]],
+    doors: _Doors,
     clock: Clock,
 ) -> Mattermost:
     mattermost = settings.mattermost
     mode = IdentityMode(mattermost.identity)
+    trigger = _trigger_check(mattermost, server, stores.chats, clock)
     return Mattermost(
         tokens=[CommandToken(each.token, each.team) for each in mattermost.token],
         trigger=trigger,
@@ -471,10 +410,10 @@ def _chat(
             mode=mode,
             email_domain=mattermost.email_domain,
             server=server if server and server.has_bot else None,
-            store=store,
-            people=people,
+            store=stores.chats,
+            people=stores.people,
             names=names,
-            current=current,
+            current=doors.current,
             clock=clock,
         ),
         mode=mode,
@@ -482,17 +421,51 @@ def _chat(
         messages=messages,
         checkup=Checkup(
             server,
-            store,
+            stores.chats,
             clock=clock,
             mode=mode,
             verifies=trigger is not None,
             public_url=settings.server.public_url,
         ),
         server=server,
-        tries=tries,
+        tries=stores.tries,
         clock=clock,
         opens_links=mattermost.open,
     )
+
+
+def _single_sign_on(
+    settings: Settings, provider: OpenIDProvider | None, stores: Stores, secret: str, clock: Clock
+) -> OIDCSignIn | None:
+    oidc = settings.oidc
+    if not (oidc.issuer and oidc.client_id):
+        return None
+    return OIDCSignIn(
+        provider or _provider(oidc, oidc.issuer, oidc.client_id, clock),
+        label=oidc.label,
+        rules=_claim_rules(oidc),
+        public_url=settings.server.public_url,
+        store=stores.sign_ins,
+        people=stores.people,
+        chats=stores.chats,
+        clock=clock,
+        key=derive_key(secret, "sign-in"),
+    )
+
+
+def _letters(server: Server, sender: Address, clock: Clock) -> Letters:
+    return Letters(
+        resource_root() / "partials" / "mail",
+        sender=sender,
+        site=server.public_url,
+        contact=server.contact,
+        organization=server.organization,
+        clock=clock,
+    )
+
+
+def _messages(server: Server) -> Messages:
+    return Messages(resource_root() / "partials" / "chat", site=server.public_url, contact=server.contact)
 
 
 def _provider(oidc: OIDC, issuer: str, client_id: str, clock: Clock) -> OpenIDProvider:

@@ -18,7 +18,7 @@ from certbob.audit import MAX_NOTE, Action, AuditLog
 from certbob.errors import CARefused, CAUncertain, StorageProblem
 from certbob.ports import NOWHERE, THE_SERVICE, Actor, AuditEntry, AuditFilter, Origin
 from certbob.revocation import Reason
-from certbob.store.queries import SqlAudit
+from certbob.store.audit import SqlAudit
 from certbob.store.sqlite import Database
 from tests.support import pki
 from tests.support.clock import FakeClock

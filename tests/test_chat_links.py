@@ -10,7 +10,7 @@ import pytest
 from certbob.chat_links import LIFETIME, ChatLinks
 from certbob.errors import LinkOver
 from certbob.ports import LinkRequest
-from certbob.store.queries import SqlChats
+from certbob.store.chats import SqlChats
 from certbob.store.sqlite import Database
 from tests.support import pki
 from tests.support.clock import FakeClock

@@ -46,7 +46,10 @@ from certbob.names import Names
 from certbob.pause import Pause
 from certbob.ports import Chain, Issued, Origin, SigningRequest, Trust
 from certbob.profiles import KeyType, Profile, Profiles, Usage
-from certbob.store.queries import SqlAudit, SqlGrants, SqlLedger, SqlPause, SqlPeople
+from certbob.store.audit import SqlAudit, SqlPause
+from certbob.store.grants import SqlGrants
+from certbob.store.ledger import SqlLedger
+from certbob.store.people import SqlPeople
 from certbob.store.sqlite import Database
 from tests.support import pki
 from tests.support.clock import FakeClock

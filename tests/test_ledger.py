@@ -16,7 +16,8 @@ from certbob.ledger import Ledger
 from certbob.pause import Pause
 from certbob.ports import Actor, Intent, Origin
 from certbob.profiles import KeyType
-from certbob.store.queries import SqlAudit, SqlLedger, SqlPause
+from certbob.store.audit import SqlAudit, SqlPause
+from certbob.store.ledger import SqlLedger
 from certbob.store.sqlite import Database
 from tests.support import bundle, pki
 from tests.support.clock import FakeClock

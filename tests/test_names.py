@@ -9,7 +9,7 @@ import pytest
 from certbob.errors import NameTaken, UnfitName
 from certbob.identity import Door, Identity
 from certbob.names import Names
-from certbob.store.queries import SqlPeople
+from certbob.store.people import SqlPeople
 from certbob.store.sqlite import Database
 
 

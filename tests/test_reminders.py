@@ -21,7 +21,7 @@ from certbob.identity import Door
 from certbob.ports import Replacement, Step, Way
 from certbob.reminders import Reminders
 from certbob.secret import Secret
-from certbob.store.queries import SqlReminders
+from certbob.store.reminders import SqlReminders
 from certbob.store.sqlite import Database
 from certbob.words import day_and_month
 from tests.support import pki

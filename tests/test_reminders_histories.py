@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from certbob.identity import Identity
 from certbob.ports import Outcome, Reminder, Result, Way
 from certbob.reminders import Reminders
-from certbob.store.queries import SqlReminders
+from certbob.store.reminders import SqlReminders
 from certbob.store.sqlite import Database
 from tests.support.clock import FakeClock
 from tests.support.core import DATABASE

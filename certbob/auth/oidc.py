@@ -66,6 +66,9 @@ class OIDCSignIn:
         self._clock = clock
         self._key = key
 
+    async def close(self) -> None:
+        await self._provider.close()
+
     async def begin(self, browser: str, wanted: str) -> str:
         state = secrets.token_urlsafe(32)
         try:

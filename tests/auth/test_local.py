@@ -24,7 +24,7 @@ from certbob.auth.local import (
 )
 from certbob.errors import Busy, SignInBlocked, SignInRefused
 from certbob.identity import Identity
-from certbob.store.queries import SqlPeople, SqlTries
+from certbob.store.people import SqlPeople, SqlTries
 from certbob.store.sqlite import Database
 from tests.support.clock import FakeClock
 

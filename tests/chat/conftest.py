@@ -9,7 +9,7 @@ import pytest
 
 from certbob.chat.server import ChatServer
 from certbob.secret import Secret
-from certbob.store.queries import SqlChats
+from certbob.store.chats import SqlChats
 from certbob.store.sqlite import Database
 from tests.support.mattermost import Mattermost
 from tests.support.mattermost_api import User

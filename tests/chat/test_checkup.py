@@ -15,7 +15,7 @@ from certbob.chat.server import ChatServer
 from certbob.chat.trigger import fingerprint
 from certbob.secret import Secret
 from certbob.services import Finding, Verdict
-from certbob.store.queries import SqlChats
+from certbob.store.chats import SqlChats
 from tests.support.hostile_provider import Message, Receive, Send
 from tests.support.mattermost import Mattermost
 from tests.support.mattermost_api import FAULTS, json_reply

@@ -14,7 +14,7 @@ from certbob.identity import Door, Identity
 from certbob.paths import resource_root
 from certbob.ports import Outcome, Reminder, Result, Step, Way
 from certbob.secret import Secret
-from certbob.store.queries import SqlChats
+from certbob.store.chats import SqlChats
 from tests.support.mattermost import Mattermost, read_markdown
 from tests.support.mattermost_api import User
 from tests.support.preview import CERTIFICATE

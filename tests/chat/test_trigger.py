@@ -28,7 +28,7 @@ from certbob.chat.trigger import (
     verify,
 )
 from certbob.errors import NoKey
-from certbob.store.queries import SqlChats
+from certbob.store.chats import SqlChats
 from certbob.store.sqlite import Database
 from tests.support.mattermost import BROKEN_TRIGGER_IDS, Mattermost
 from tests.support.mattermost_api import FAULTS, SITE_URL, User, new_id
@@ -284,7 +284,7 @@ class TestReplay:
 import asyncio, sys
 from datetime import UTC, datetime
 from pathlib import Path
-from certbob.store.queries import SqlChats
+from certbob.store.chats import SqlChats
 from certbob.store.sqlite import Database
 
 async def main():

@@ -15,7 +15,7 @@ import pytest
 
 from certbob.errors import CannotStart, Duplicate, StorageProblem
 from certbob.ports import LinkRequest
-from certbob.store.queries import SqlChats
+from certbob.store.chats import SqlChats
 from certbob.store.sqlite import Database
 from tests.support.commands import CHECKOUT, bound_by_permissions
 from tests.support.core import dump
@@ -171,7 +171,7 @@ import asyncio, sys
 from pathlib import Path
 from certbob.errors import CannotStart
 from certbob.ports import LinkRequest
-from certbob.store.queries import SqlChats
+from certbob.store.chats import SqlChats
 from certbob.store.sqlite import Database
 
 async def main():

@@ -11,7 +11,7 @@ from certbob.auth.local import hash_password
 from certbob.bootstrap import ADMIN
 from certbob.config import OIDC
 from certbob.errors import CAUnavailable
-from certbob.store.queries import SqlPeople
+from certbob.store.people import SqlPeople
 from certbob.store.sqlite import Database
 from tests.support.web import ADA, BERT, Client, FakeCA, Person, Site, StillClock, open_site, routes
 

@@ -23,7 +23,7 @@ from certbob.chat.mattermost import COMMANDS_PER_MINUTE, REFUSALS
 from certbob.chat.trigger import fingerprint
 from certbob.config import Issue
 from certbob.errors import CAUnavailable, MailUnavailable, StorageProblem
-from certbob.store.queries import SqlChats
+from certbob.store.chats import SqlChats
 from certbob.store.sqlite import Database
 from tests.support.chat import (
     PASSPHRASE,

@@ -15,7 +15,7 @@ from certbob.config import DEFAULT_PROFILE
 from certbob.errors import CAUnavailable, StorageProblem
 from certbob.ports import THE_SERVICE
 from certbob.revocation import Reason
-from certbob.store.queries import SqlLedger
+from certbob.store.ledger import SqlLedger
 from tests.support.web import ADA, BERT, Answer, Client, FakeCA, Site, StillClock, open_site
 
 LIMITED = replace(DEFAULT_PROFILE, max_active=2, renewal_window=timedelta(days=30))
