@@ -69,10 +69,7 @@ async def set_reminders() -> Response:
 @signed_in
 async def calendar(serial: str) -> Response:
     """The day on which it ends, for people's calendars."""
-    found = await services().ledger.find(_number(serial), identity().subject)
-    if found is None:
-        raise NoSuchPage
-    entry = calendar_entry(found, now=services().clock.now(), site=settings().public_url)
+    entry = calendar_entry(await _mine(serial), now=services().clock.now(), site=settings().public_url)
     response = Response(entry, content_type="text/calendar; charset=utf-8")
     response.headers["Content-Disposition"] = f'attachment; filename="{FILE_NAME}"'
     return response
@@ -82,9 +79,7 @@ async def calendar(serial: str) -> Response:
 @signed_in
 async def replace(serial: str) -> Response:
     """To the form for a new one, filled in as this one is."""
-    old = await services().ledger.find(_number(serial), identity().subject)
-    if old is None:
-        raise NoSuchPage
+    old = await _mine(serial)
     wanted = {"platform": old.platform, "device": old.device, "profile": old.profile_id, "replaces": serial}
     return Response(status=303, headers={"Location": f"/new?{urlencode(wanted)}"})
 
@@ -126,6 +121,14 @@ async def _revoke_page(
         token=token,
         **list_facts(),
     )
+
+
+async def _mine(serial: str) -> Certificate:
+    """Raises NoSuchPage."""
+    found = await services().ledger.find(_number(serial), identity().subject)
+    if found is None:
+        raise NoSuchPage
+    return found
 
 
 async def _certificate(serial_text: str, token: str | None) -> Certificate:
