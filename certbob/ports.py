@@ -51,7 +51,7 @@ class Actor:
         return cls(identity.door, identity.account, identity.name, origin)
 
 
-THE_SERVICE = Actor("service", "-", "the service itself")  # what happens by itself
+THE_SERVICE = Actor("service", "-", "The service itself")  # what happens by itself
 
 
 class Clock(Protocol):

@@ -121,7 +121,7 @@ async def test_the_hash_is_the_one_of_the_guide(log: AuditLog) -> None:
     text = json.dumps(facts, separators=(",", ":"))
     assert "L\\u00f6velace" in text
     assert second.hash == hashlib.sha256(text.encode()).hexdigest()
-    who = ["service", "-", "the service itself", "-", "-"]
+    who = ["service", "-", "The service itself", "-", "-"]
     facts = ["", 1, "2026-01-15T12:00:00+00:00", "resumed", *who, "", "", "", ""]
     assert first.hash == hashlib.sha256(json.dumps(facts, separators=(",", ":")).encode()).hexdigest()
 
