@@ -25,7 +25,7 @@ from certbob.config import DEFAULT_PROFILE, Builtin
 from certbob.devices import Encoding
 from certbob.errors import CABadAnswer, StorageProblem
 from certbob.issuance import FileOptions
-from certbob.ports import THE_SERVICE, Certificate, Crl, Intent, Replacement
+from certbob.ports import NOWHERE, THE_SERVICE, Actor, Certificate, Crl, Intent, Replacement
 from certbob.profiles import KeyType
 from certbob.revocation import Reason
 from certbob.revocation_list import RevocationList
@@ -100,7 +100,7 @@ class Process:
             encoding=Encoding.MODERN,
             validity=validity,
             csr_sha256="00" * 32,
-            actor=THE_SERVICE,
+            actor=Actor.of(ADA, NOWHERE),
             replaces=replaces,
         )
         entry = await self.services.ledger.intend(intent)
