@@ -190,6 +190,7 @@ async def build_services(
             )
         revocation = Revocation(
             ledger=ledger,
+            grants=grants,
             ca=ca,
             revocation_list=revocation_list,
             tokens=Tokens(
@@ -229,7 +230,7 @@ async def build_services(
             reminders=reminders,
             revocation_list=revocation_list,
             published_list=PublishedList(ca, clock=clock) if isinstance(ca, CrlSource) else None,
-            watch=Watch(ca, storage_health),
+            watch=Watch(ca, pause, storage_health),
             metrics=metrics,
             revocation=revocation,
             still_knows=doors.still_know,

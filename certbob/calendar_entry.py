@@ -48,8 +48,13 @@ def _alarm(left: timedelta, summary: str) -> list[str]:
     days = min(ALARM_DAYS, left.days // 2)
     if days < 1:
         return []
-    alarm = ["BEGIN:VALARM", "ACTION:DISPLAY", f"DESCRIPTION:{_text(summary)}", f"TRIGGER:-P{days}D"]
+    alarm = ["BEGIN:VALARM", "ACTION:DISPLAY", f"DESCRIPTION:{_text(summary)}", _trigger(days)]
     return [*alarm, "END:VALARM"]
+
+
+def _trigger(days: int) -> str:
+    """So many days before, at nine in the morning: what lasts the whole day begins at midnight."""
+    return f"TRIGGER:-P{days - 1}DT15H" if days > 1 else "TRIGGER:-PT15H"
 
 
 def _text(value: str) -> str:

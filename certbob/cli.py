@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, NoReturn, TypeVar
 
@@ -29,7 +30,7 @@ from certbob.doctor import examine
 from certbob.errors import CannotStart, InvalidInput, Problem
 from certbob.identity import Door, Identity, fit_device_name, fit_email, fit_name
 from certbob.logs import set_up_logging
-from certbob.ports import Actor, Issued, Trust
+from certbob.ports import Actor, Certificate, Issued, Trust
 from certbob.private_files import write_private
 from certbob.profiles import Profile
 from certbob.revocation import Outcome, Reason
@@ -166,7 +167,7 @@ def issue(
         }
         click.echo(json.dumps(facts, ensure_ascii=False))
         return
-    click.echo(f"Wrote {path}, valid until {end:%Y-%m-%d}.", err=True)
+    click.echo(f"Wrote {path}, valid until {end.astimezone():%Y-%m-%d}.", err=True)
     click.echo(f"Passphrase: {passphrase}", err=not sys.stdout.isatty())
 
 
@@ -198,32 +199,44 @@ def _write_new_file(path: Path, content: bytes) -> None:
 
 
 @cli.command("list")
-@click.argument("words", default="")
+@click.argument("words", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.pass_obj
-def list_certificates(load_settings: LoadSettings, words: str, as_json: bool) -> None:
+def list_certificates(load_settings: LoadSettings, words: tuple[str, ...], as_json: bool) -> None:
     """Certificates with WORDS in their name, address, device or serial number, the newest first."""
 
-    async def work(services: Services) -> list[dict[str, str]]:
-        now = services.clock.now()
-        return [
-            {
-                "serial": f"{found.serial:x}",
-                "name": found.name,
-                "device": found.device,
-                "status": found.status(now),
-                "not_after": found.not_after.isoformat(),
-            }
-            for found in await services.ledger.search(words, limit=MAX_LISTED)
-        ]
+    async def work(services: Services) -> tuple[list[Certificate], datetime]:
+        found = await services.ledger.search(" ".join(words), limit=MAX_LISTED + 1)
+        return found, services.clock.now()
 
-    found = _with_services(_installed(load_settings()), work)
+    found, now = _with_services(_installed(load_settings()), work)
+    if len(found) > MAX_LISTED:
+        click.echo(
+            f"certbob: only the newest {MAX_LISTED} are listed; say more of what you look for.", err=True
+        )
+        found = found[:MAX_LISTED]
     if as_json:
-        click.echo(json.dumps(found, ensure_ascii=False))
+        click.echo(json.dumps([_facts(each, now) for each in found], ensure_ascii=False))
         return
     for each in found:
-        end = each["not_after"][:10]
-        click.echo(f"{each['serial']}  {end}  {each['status']}  {each['name']}, {each['device']}")
+        end = f"{each.not_after.astimezone():%Y-%m-%d}"
+        click.echo(f"{each.serial:x}  {end}  {each.status(now)}  {each.name}, {each.device}")
+
+
+def _facts(certificate: Certificate, now: datetime) -> dict[str, str | None]:
+    """For scripts; `status` is for people and may be worded anew."""
+    revoked_at = certificate.revoked_at
+    return {
+        "serial": f"{certificate.serial:x}",
+        "name": certificate.name,
+        "device": certificate.device,
+        "profile": certificate.profile_id,
+        "door": certificate.door,
+        "status": certificate.status(now),
+        "not_before": certificate.not_before.isoformat(),
+        "not_after": certificate.not_after.isoformat(),
+        "revoked_at": None if revoked_at is None else revoked_at.isoformat(),
+    }
 
 
 @cli.command()
@@ -291,9 +304,9 @@ def audit_verify(load_settings: LoadSettings, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(asdict(found)))
     else:
-        click.echo(
-            f"{found.entries} entries are as they were written; the last hash is {found.last_hash or '-'}."
-        )
+        which = "All" if found.broken is None else "The first"
+        last = found.last_hash or "-"
+        click.echo(f"{which} {found.entries} entries are as they were written; the last hash is {last}.")
     if found.broken is not None:
         _fail(f"the audit log is broken: {found.broken}.", FAILURE)
 

@@ -1,6 +1,7 @@
 """Looks at everything that CertBob depends on, and says what is wrong and how to mend it."""
 
 import ipaddress
+import ssl
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,9 +31,14 @@ async def examine(services: Services, settings: Settings) -> AsyncIterator[Findi
         yield finding
     if services.revocation_list is not None:
         yield await _own_list(services.revocation_list, services.clock.now())
-    if settings.server.tls_certificate is not None:
+    paused = await services.pause.state()
+    if paused is not None:
+        text = f"{paused.who} stopped it on {day_and_time(paused.since)}. {paused.note}".strip()
+        yield Finding("issuing", Verdict.WARNING, text, "certbob resume, or /admin/pause.")
+    if settings.server.tls_certificate and settings.server.tls_key:
         host = urlsplit(settings.server.public_url).hostname or ""
-        yield _tls_certificate(settings.server.tls_certificate, host, services.clock.now())
+        now = services.clock.now()
+        yield _tls_certificate(settings.server.tls_certificate, settings.server.tls_key, host, now)
     if services.single_sign_on is not None:
         yield _judged("sign-in service", await services.single_sign_on.examine(), "Check [oidc].")
     if services.mail is not None:
@@ -122,16 +128,27 @@ def _judged_list(crl: PublishedCrl, now: datetime) -> Finding:
 
 def _ago(length: timedelta) -> str:
     hours = length // timedelta(hours=1)
+    if hours < 1:
+        return "less than an hour ago"
     return f"{hours} h ago" if hours < 48 else f"{length.days} days ago"
 
 
-def _tls_certificate(file: Path, host: str, now: datetime) -> Finding:
+def _tls_certificate(file: Path, key: Path, host: str, now: datetime) -> Finding:
+    """The files; the service has them since its start or the last SIGHUP."""
     mend = "Renew it, then send the service a SIGHUP."
     try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(file, key)
         certificate = x509.load_pem_x509_certificate(file.read_bytes())
-    except (OSError, ValueError) as error:
-        return Finding(TLS, Verdict.FAILED, f"{file} cannot be read: {error}", "Check tls_certificate.")
-    end = certificate.not_valid_after_utc
+    except OSError as error:  # of the files, and of OpenSSL
+        text = f"{file} and {key} cannot be used: {error}"
+        return Finding(
+            TLS, Verdict.FAILED, text, "Check tls_certificate, tls_key, and that they belong together."
+        )
+    except ValueError:
+        return Finding(TLS, Verdict.WARNING, f"{file} cannot be read here, only by OpenSSL")
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now < begin:
+        return Finding(TLS, Verdict.FAILED, f"it begins on {day_and_time(begin)}", "Check the clock.")
     if now >= end:
         return Finding(TLS, Verdict.FAILED, f"it ended on {day_and_time(end)}", mend)
     if not _is_for(certificate, host):

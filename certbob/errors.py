@@ -11,6 +11,7 @@ Problem
 ├── SignInFailed            single sign-on did not work
 ├── ProviderUnavailable     the sign-in service does not answer
 ├── NotAllowed              somebody who is known, but not let in
+├── AccountGone             somebody whose account was taken away meanwhile
 ├── NotEntitled             this person may not have this profile
 ├── IssuingPaused           an administrator has stopped issuing
 ├── TooManyCertificates     the hourly limit of a person
@@ -192,6 +193,13 @@ class NotAllowed(SignInFailed):
             f"It is for members of {' or '.join(groups)}.",
             mend="Ask the people who run this service, or sign in as somebody else.",
         )
+
+
+class AccountGone(Problem):
+    code = "account_gone"
+    title = "This account is no longer known here"
+    text = "Nothing was issued."
+    mend = "Ask the people who run this service."
 
 
 class NotEntitled(Problem):

@@ -126,10 +126,35 @@ def scope(text: str) -> str:
     return text
 
 
+# Without these no request would be understood.
+HTTP_HEADERS = frozenset(
+    {
+        "accept",
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "forwarded",
+        "host",
+        "hx-request",
+        "origin",
+        "sec-fetch-site",
+        "transfer-encoding",
+        "user-agent",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+    }
+)
+
+
 def header_name(text: str) -> str:
     """In lower case. Without `_`, which some proxies take for `-`: whoever sends it is no proxy of ours."""
     if re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,63}", text) is None:
         raise ValueError('the name of a header, such as "Client-Cert"')
+    if text.lower() in HTTP_HEADERS:
+        raise ValueError('the name of a header of its own, such as "Client-Cert"')
     return text.lower()
 
 

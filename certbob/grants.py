@@ -108,6 +108,10 @@ class Grants:
         """Make a redeemed grant redeemable again. Only when surely nothing was signed."""
         await self._store.release_grant(grant.id_hash)
 
+    async def end_all(self, subject: str) -> None:
+        """Links that somebody has not used yet are links no more."""
+        await self._store.end_grants(subject)
+
     def passphrase(self, untrusted_token: str) -> str:
         """The passphrase of the grant's file. Raises GrantMalformed, GrantInvalid."""
         return passphrase_for(self._passphrase_key, self._tokens.verify(untrusted_token)["jti"])

@@ -24,6 +24,8 @@ from certbob.tasks import Tasks
 # OpenSSL's X509_V_FLAG_NO_CHECK_TIME: after a failed handshake nobody could say that a certificate has ended.
 NO_CHECK_TIME = 0x200000
 
+MAX_CONNECTIONS = 500  # each may last as long as a person needs to choose
+
 log = logging.getLogger(__name__)
 
 Application = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
@@ -101,6 +103,9 @@ class _Listener:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, after its handshake."""
+        if len(self._connections) > MAX_CONNECTIONS:
+            writer.transport.abort()
+            return
         der: bytes | None = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         tls = {"client_cert_chain": [ssl.DER_cert_to_PEM_cert(der)] if der else []}
         asked = await self._asking.learn()
@@ -108,7 +113,8 @@ class _Listener:
         async def app(scope: Any, receive: Any, send: Any) -> None:
             if asked:
                 scope["extensions"]["tls"] = tls
-            await self._app(scope, receive, send)
+            with suppress(OSError):  # TLS that the other side ends carelessly, or never
+                await self._app(scope, receive, send)
 
         loop = asyncio.get_running_loop()
         try:

@@ -43,6 +43,12 @@ class JsonFormatter(logging.Formatter):
         return scrub(json.dumps(event, ensure_ascii=False))
 
 
+def is_news(record: logging.LogRecord) -> bool:
+    """Not that a client went away without ending TLS, which anybody could make asyncio report."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, TimeoutError) and str(error) == "SSL shutdown timed out")
+
+
 def set_up_logging(level: str, form: str, *, audit: str = "info") -> None:
     """`level` and `form` ("text" or "json") as in `[log]`. Everything goes to standard error.
 
@@ -50,6 +56,7 @@ def set_up_logging(level: str, form: str, *, audit: str = "info") -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    handler.addFilter(is_news)
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("certbob").setLevel(level.upper())
     logging.getLogger("certbob.audit").setLevel(audit.upper())

@@ -87,6 +87,8 @@ class _Facts(Collector):
             yield _gauge("certbob_authority_up", "Whether certificates can be signed", watch.authority_up)
         if watch.storage_up is not None:
             yield _gauge("certbob_storage_up", "Whether the database can be written", watch.storage_up)
+        if watch.is_paused is not None:
+            yield _gauge("certbob_issuing_paused", "Whether an administrator has stopped it", watch.is_paused)
         yield from self._authority_certificates()
         yield from self._list()
         if self._tls_end is not None:

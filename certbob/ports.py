@@ -317,6 +317,10 @@ class GrantStore(Protocol):
         """
         ...
 
+    async def end_grants(self, subject: str) -> None:
+        """What was granted to somebody and not redeemed cannot be any more."""
+        ...
+
     async def release_grant(self, id_hash: str) -> None:
         """Changes nothing once there is a ledger entry: of two that claimed it the slower one gives up."""
         ...
@@ -394,8 +398,10 @@ class Certificate:
             return f"Replaced, works until {day(self.revoke_at)}"
         left = self.not_after - now
         if left < EXPIRES_SOON:
+            if left < _HOUR:
+                return "Expires within the hour"
             unit = _DAY if left >= _DAY else _HOUR
-            return f"Expires in {duration(max(left // unit * unit, _HOUR))}"
+            return f"Expires in {duration(left // unit * unit)}"
         return "Active"
 
 

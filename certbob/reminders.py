@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
 
-from certbob.errors import MailRefused, MailUnavailable, MailUncertain, StorageProblem
+from certbob.errors import MailRefused, MailUnavailable, MailUncertain, Problem, StorageProblem
 from certbob.identity import Door, Identity
 from certbob.ports import (
     Clock,
@@ -64,9 +64,10 @@ class Reminders:
         return f"{series(self.days)} day{'' if self.days == (1,) else 's'}"
 
     async def remind(self) -> None:
-        """Everybody for whom it is time. Raises StorageProblem."""
-        for messenger in self._messengers:
-            await self._remind_by(messenger)
+        """Everybody for whom it is time. Raises StorageProblem, Problem for a way that does not work now."""
+        stuck = [messenger.way for messenger in self._messengers if not await self._remind_by(messenger)]
+        if stuck:
+            raise Problem(f"nobody can be reached by {' and '.join(stuck)}")
 
     async def wanted_by(self, identity: Identity) -> bool | None:
         """None: there is no way to this person. Raises StorageProblem."""
@@ -83,7 +84,8 @@ class Reminders:
         """Let what was begun end, for so long at most; called at shutdown."""
         await self._tasks.drain(seconds)
 
-    async def _remind_by(self, messenger: Messenger) -> None:
+    async def _remind_by(self, messenger: Messenger) -> bool:
+        """False when the others have to wait for the next time."""
         now, troubles = self._clock.now(), 0
         for step in self._steps:
             for left in range(step.until + 1, step.days + 1):
@@ -94,7 +96,8 @@ class Reminders:
                     result = await asyncio.shield(self._tasks.start(self._send(messenger, reminder)))
                     troubles += result in (Result.AWAY, Result.UNKNOWN)
                     if troubles == MAX_TROUBLES:
-                        return  # the others wait for the next time
+                        return False
+        return True
 
     async def _send(self, messenger: Messenger, reminder: Reminder) -> Result | None:
         """None: somebody else does."""

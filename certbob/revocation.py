@@ -7,6 +7,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from certbob.errors import CAProblem, GrantExpired, GrantInvalid, NotRevoked
+from certbob.grants import Grants
 from certbob.ledger import Ledger
 from certbob.ports import THE_SERVICE, Actor, Certificate, CertificateAuthority, Clock, Revoker
 from certbob.revocation_list import RevocationList
@@ -60,12 +61,14 @@ class Revocation:
         self,
         *,
         ledger: Ledger,
+        grants: Grants,
         ca: CertificateAuthority,
         revocation_list: RevocationList | None,
         tokens: Tokens,
         clock: Clock,
     ) -> None:
         self._ledger = ledger
+        self._grants = grants
         self._ca = ca
         self._revocation_list = revocation_list
         self._tokens = tokens
@@ -100,7 +103,10 @@ class Revocation:
             await self._renew_list()
 
     async def revoke_all(self, subject: str, reason: Reason, by: Actor) -> Outcome:
-        """Everything that a person could still use; what fails stops no other. Raises StorageProblem."""
+        """Everything that a person could still use, open links too; what fails stops no other.
+
+        Raises StorageProblem.
+        """
         return await asyncio.shield(self._tasks.start(self._revoke_all(subject, reason, by)))
 
     async def revoke(self, certificate: Certificate, reason: Reason, by: Actor) -> None:
@@ -113,6 +119,7 @@ class Revocation:
 
     async def _revoke_all(self, subject: str, reason: Reason, by: Actor) -> Outcome:
         outcome = Outcome(0, 0)
+        await self._grants.end_all(subject)
         for certificate in await self._ledger.active_of(subject):
             try:
                 await self._revoke(certificate, reason, by)

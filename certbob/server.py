@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -24,6 +25,10 @@ from certbob.logs import set_up_logging
 from certbob.paths import resource_root
 from certbob.services import Services
 from certbob.web.context import WebSettings
+
+# Some clients never end TLS: the default of 30 s would hold up the end of the process. Hypercorn has no
+# option for it.
+asyncio.constants.SSL_SHUTDOWN_TIMEOUT = 3.0  # type: ignore[attr-defined]
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +59,7 @@ class ServerConfig(hypercorn.config.Config):
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends at once. SIGHUP reloads the TLS certificate."""
     server = settings.server
+    _allow_many_files()
     _require_free(server.listen, "listen")
     configs = [config := server_config(settings)]
     if server.test_listen:
@@ -78,8 +84,9 @@ async def serve(settings: Settings) -> None:
             try:
                 each.reload_certificate()
             except OSError as error:
-                log.error("the TLS certificate was not reloaded: %s", error)
+                log.error("%s: the TLS certificate was not reloaded: %s", each.bind[0], error)
             else:
+                log.info("%s: the TLS certificate was reloaded", each.bind[0])
                 if each is config:
                     _tell_end_of_certificate(config, services)
 
@@ -184,6 +191,12 @@ def listener_config(settings: Settings, address: str) -> ServerConfig:
     config.ssl_handshake_timeout = CHOICE_SECONDS
     config.alpn_protocols = ["http/1.1"]  # HTTP/2 has no way to close a connection with the answer
     return config
+
+
+def _allow_many_files() -> None:
+    """As many as the system lets us: each connection is one, and the usual 1024 are soon used up."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _require_free(listen: str, key: str) -> None:

@@ -1,10 +1,11 @@
-"""What was last seen of authority and database, so that neither pages nor monitoring wait for them."""
+"""What was last seen of authority, database and lists, so that neither pages nor monitoring wait for them."""
 
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from certbob.errors import CABadAnswer, CAProblem
+from certbob.errors import CABadAnswer, CAProblem, StorageProblem
+from certbob.pause import Pause
 from certbob.ports import CertificateAuthority, Clock, CrlSource, PublishedCrl, Trust
 from certbob.words import day_and_time
 
@@ -15,14 +16,18 @@ class Watch:
     """Jobs look; everybody else reads what they saw. None: nobody has looked yet.
 
     `authority_up`, `storage_up`: certificates can be signed, rows be written. `trust`: once the authority was
-    reached.
+    reached. `is_paused`: issuing is stopped.
     """
 
-    def __init__(self, ca: CertificateAuthority, storage_health: Callable[[], Awaitable[str | None]]) -> None:
+    def __init__(
+        self, ca: CertificateAuthority, pause: Pause, storage_health: Callable[[], Awaitable[str | None]]
+    ) -> None:
         self._ca = ca
+        self._pause = pause
         self._storage_health = storage_health
         self.authority_up: bool | None = None
         self.storage_up: bool | None = None
+        self.is_paused: bool | None = None
         self.trust: Trust | None = None
 
     async def look(self) -> None:
@@ -30,10 +35,15 @@ class Watch:
         self.authority_up = await self._ca.health() is None
         with suppress(CAProblem):
             self.trust = await self._ca.trust()
+        with suppress(StorageProblem):
+            self.is_paused = await self._pause.state() is not None
 
 
 class PublishedList:
-    """The list of revoked certificates that the authority makes itself, as it was when last fetched."""
+    """The list of revoked certificates that the authority makes itself, as it was when last fetched.
+
+    `is_off`: it publishes none.
+    """
 
     def __init__(self, source: CrlSource, *, clock: Clock) -> None:
         self._source = source

@@ -96,7 +96,8 @@ def test_the_alarm_comes_before_the_end_and_after_today(left: int, alarm: int | 
     event = read(written(left=timedelta(days=left)))
 
     triggers = [each["TRIGGER"].dt for each in event.walk("VALARM")]
-    assert triggers == ([] if alarm is None else [timedelta(days=-alarm)])
+    at_nine = timedelta(hours=9)
+    assert triggers == ([] if alarm is None else [timedelta(days=-alarm) + at_nine])
     for each in event.walk("VALARM"):
         assert (each["ACTION"], each["DESCRIPTION"]) == ("DISPLAY", event["SUMMARY"])
 

@@ -66,3 +66,12 @@ def test_looking_founds_nothing(tmp_path: Path) -> None:
     for command in (["list"], ["revoke", "1"]):
         run(tmp_path, *command, expect=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_words_need_no_quotes_and_scripts_get_facts(tmp_path: Path, serials: list[str]) -> None:
+    (phone,) = listed(tmp_path, "phone")
+    assert [each["name"] for each in listed(tmp_path, "Ada", "Lovelace")] == ["Ada Lovelace"] * 2
+    assert (phone["profile"], phone["door"], phone["revoked_at"]) == ("client", "terminal", None)
+    run(tmp_path, "revoke", phone["serial"])
+    (revoked,) = listed(tmp_path, phone["serial"])
+    assert revoked["not_before"] < revoked["revoked_at"] < revoked["not_after"]

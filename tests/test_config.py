@@ -311,7 +311,10 @@ id = "wifi"
 
         assert problem.startswith(f"config.toml:1: [server]: expected {expected}")
 
-    @pytest.mark.parametrize("bad", ["", "Client_Cert", "Client Cert", "-", "Client-Cert:", "é", "x" * 65])
+    @pytest.mark.parametrize(
+        "bad",
+        ["", "Client_Cert", "Client Cert", "-", "Client-Cert:", "é", "x" * 65, "Host", "X-Forwarded-For"],
+    )
     def test_a_header_has_a_plain_name(self, folder: Path, bad: str) -> None:
         [problem] = problems(folder, f'[server]\ntrusted_proxies = ["::1"]\ncertificate_header = "{bad}"')
 

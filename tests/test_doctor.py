@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from msgspec.structs import replace
 
 from certbob.bootstrap import SystemClock
@@ -24,6 +24,7 @@ from certbob.config import SMTP, CommandToken
 from certbob.config import Mattermost as Settings
 from certbob.doctor import examine
 from certbob.errors import MailUnavailable
+from certbob.ports import Actor
 from certbob.secret import Secret
 from certbob.services import Finding, Verdict
 from tests.support import pki
@@ -164,7 +165,7 @@ async def test_an_authority_that_ends_is_told_a_month_before(
 
 
 def own_certificate(folder: Path, start: datetime, *names: x509.GeneralName) -> Path:
-    """For 90 days, as a web server has it, its chain behind it."""
+    """For 90 days, as a web server has it: its chain behind it, and its key."""
     issuer = pki.root()
     key = ec.generate_private_key(ec.SECP256R1())
     draft = pki.draft_authority("Somebody", key, path_length=0)
@@ -173,7 +174,8 @@ def own_certificate(folder: Path, start: datetime, *names: x509.GeneralName) -> 
         leaf = leaf.put(x509.SubjectAlternativeName(names))
     file = folder / "tls.pem"
     chain = (leaf.signed_by(issuer), issuer.certificate)
-    file.write_bytes(b"".join(each.public_bytes(Encoding.PEM) for each in chain))
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file.write_bytes(b"".join(each.public_bytes(Encoding.PEM) for each in chain) + pem)
     return file
 
 
@@ -233,6 +235,43 @@ async def test_the_own_tls_certificate_is_for_the_host_of_public_url(
     assert ("public_url" in found.mend) == (verdict is FAILED)
 
 
+async def test_a_tls_certificate_whose_key_is_another(
+    data_dir: Path, tmp_path: Path, clock: StillClock
+) -> None:
+    """The next start would refuse the pair."""
+    (tmp_path / "other").mkdir()
+    mine, other = (
+        own_certificate(folder, clock.now(), dns("a.org")) for folder in (tmp_path, tmp_path / "other")
+    )
+    key = other.read_bytes().partition(b"-----BEGIN PRIVATE KEY")
+    mine.write_bytes(mine.read_bytes().partition(b"-----BEGIN PRIVATE KEY")[0] + key[1] + key[2])
+    async with open_site(data_dir, clock, public_url="https://a.org") as site:
+        found = (await findings_of(site, mine))["TLS certificate"]
+
+    assert (found.verdict, "belong together" in found.mend) == (FAILED, True)
+
+
+async def test_a_tls_certificate_that_is_not_valid_yet(
+    data_dir: Path, tmp_path: Path, clock: StillClock
+) -> None:
+    file = own_certificate(tmp_path, clock.now() + 3 * DAY, dns("a.org"))
+    async with open_site(data_dir, clock, public_url="https://a.org") as site:
+        found = (await findings_of(site, file))["TLS certificate"]
+
+    assert (found.verdict, "it begins on" in found.text) == (FAILED, True)
+
+
+async def test_that_issuing_is_stopped_is_told(data_dir: Path, clock: StillClock) -> None:
+    async with open_site(data_dir, clock) as site:
+        assert "issuing" not in await findings_of(site)
+        await site.services.pause.pause(Actor("terminal", "root", "root"), "Moving until two.")
+        found = (await findings_of(site))["issuing"]
+
+    assert found.verdict is WARNING
+    assert "root stopped it on" in found.text
+    assert "Moving until two." in found.text
+
+
 async def test_a_tls_certificate_that_cannot_be_read(
     data_dir: Path, tmp_path: Path, clock: StillClock
 ) -> None:
@@ -264,7 +303,7 @@ def switched_off(authority: FakeStepCA) -> Answer:
 @pytest.mark.parametrize(
     ("prepare", "verdict", "words"),
     [
-        (lambda authority: authority.good, OK, "made 0 h ago, for https://127.0.0.1"),
+        (lambda authority: authority.good, OK, "made less than an hour ago, for https://127.0.0.1"),
         (switched_off, WARNING, "services believe a revoked certificate until it ends"),
         (elsewhere, WARNING, "certificates name http://old.example.org/crl"),
         (lambda _: refusal(500, "no"), WARNING, "was answered 500"),

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from certbob.keys import derive_key, passphrase_for
-from certbob.logs import JsonFormatter, TextFormatter
+from certbob.logs import JsonFormatter, TextFormatter, is_news
 
 SECRETS = (
     "eyJhbGciOiJIUzI1NiJ9.eyJqdGkiOiJjYW5hcnkifQ.c2lnbmF0dXJl",
@@ -46,3 +46,15 @@ def test_json_lines_are_json() -> None:
 
     assert (event["level"], event["logger"], event["message"]) == ("info", "certbob.test", 'says "hello"')
     assert "why" in event["exception"]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_told"), [("SSL shutdown timed out", False), ("the database did not answer", True)]
+)
+def test_a_client_that_never_ends_tls_is_no_news(text: str, is_told: bool) -> None:
+    """Anybody could fill the log with it."""
+    error = TimeoutError(text)
+    facts = (type(error), error, None)
+    record = logging.LogRecord("asyncio", logging.ERROR, __file__, 1, "unhandled", (), facts)
+    assert is_news(record) is is_told
+    assert is_news(logging.LogRecord("asyncio", logging.ERROR, __file__, 1, text, (), None))

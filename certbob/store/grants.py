@@ -94,6 +94,11 @@ class SqlGrants:
         )
         return row is not None
 
+    async def end_grants(self, subject: str) -> None:
+        await self._database.rows(
+            f"DELETE FROM grants WHERE subject = ? AND (claimed_at IS NULL OR {_SURELY_UNSIGNED})", subject
+        )
+
     async def release_grant(self, id_hash: str) -> None:
         await self._database.rows(
             "UPDATE grants SET claimed_at = NULL, holder_hash = NULL"

@@ -1,4 +1,4 @@
-"""My certificates, and taking one of them back."""
+"""My certificates: replacing, revoking, the day of their end, and whether one is reminded of it."""
 
 import re
 from urllib.parse import urlencode

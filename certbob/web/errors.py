@@ -22,6 +22,7 @@ STATUS: dict[type[Problem], int] = {
     errors.NotSignedIn: 401,
     errors.ForeignRequest: 403,
     errors.NotAllowed: 403,
+    errors.AccountGone: 403,
     errors.NotEntitled: 403,
     errors.UnfitName: 403,
     errors.NotYours: 403,

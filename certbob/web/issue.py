@@ -7,6 +7,7 @@ from quart import Blueprint, Response, request
 from certbob.bundles import Format
 from certbob.devices import Device, Platform, looks_old, platform_of
 from certbob.errors import (
+    AccountGone,
     BadRequest,
     GrantMalformed,
     GrantUsed,
@@ -119,8 +120,13 @@ async def _take_page(grant: Grant, token: str) -> Response:
 
 
 async def _inspect(token: str) -> Grant:
-    """The grant; a mailed one only for its owner. Raises the GrantProblems, NotSignedIn, NotYours."""
+    """The grant; a mailed one only for its owner.
+
+    Raises the GrantProblems, AccountGone, NotSignedIn, NotYours.
+    """
     grant = await services().grants.inspect(token)
+    if grant.identity.door in CLICKED and not services().still_knows(grant.identity):
+        raise AccountGone
     if grant.delivery is Delivery.LINK:
         current = session()
         if current is None:

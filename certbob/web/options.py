@@ -114,8 +114,9 @@ async def _existing(values: Values, device: str = "") -> Certificate | None:
     """The certificate whose place the new one would take: a named one, or one for the same device."""
     mine = await services().ledger.active_of(identity().subject)
     active = [each for each in mine if each.revoke_at is None and each.delivered is not False]
-    if values.replaces:
-        return next((each for each in active if f"{each.serial:x}" == values.replaces), None)
+    named = [each for each in active if f"{each.serial:x}" == values.replaces]
+    if named:
+        return named[0]
     same = [e for e in active if name_key(e.device) == name_key(device) and e.profile_id == values.profile]
     return max(same, key=lambda each: each.not_after, default=None)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import secrets
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,10 +35,11 @@ class Owned:
     pem: bytes
 
     def file(self, folder: Path) -> Path:
+        """Several threads may ask at once: it is there whole, or not at all."""
         path = folder / f"{self.leaf.serial_number:x}.pem"
-        if not path.exists():
-            path.write_bytes(self.pem)
-        return path
+        draft = folder / secrets.token_hex(8)
+        draft.write_bytes(self.pem)
+        return draft.replace(path)
 
     @classmethod
     def with_key(cls, leaf: x509.Certificate, key: bytes, *others: x509.Certificate) -> "Owned":

@@ -66,7 +66,8 @@ async def test_administrators_find_everybodys_certificates(office: Site) -> None
 async def test_the_list_has_pages(office: Site, page: str, count: int) -> None:
     boss = await office.signed_in(BOSS)
     for number in range(60):
-        await have(office, Person(f"p{number}", "", f"Person {number}"), "Laptop")
+        token = await office.mint(Person(f"p{number}", "", f"Person {number}"), device="Laptop")
+        await office.services.issuance.issue(token)
 
     assert len(await found(boss, page=page)) == count
 
@@ -257,3 +258,27 @@ async def test_an_open_question_is_shown_and_settled(office: Site) -> None:
 
     assert office.ledger("state") == ["settled"]
     assert "nothing to look into" in (await boss.get("/admin/questions")).text
+
+
+async def test_who_leaves_takes_no_open_link_along(office: Site) -> None:
+    await have(office, ADA, "Work laptop")
+    subject = office.ledger("subject")[0]
+    token, berts = await office.mint(ADA, device="Phone"), await office.mint(BERT)
+    boss = await office.signed_in(BOSS)
+    page = (await boss.get(f"/admin/people/{subject}")).page
+
+    await boss.submit(page.form(f"/admin/people/{subject}"), reason="other")
+
+    assert (await office.program().get(f"/issue?token={token}")).status == 401
+    assert (await office.program().get(f"/issue?token={berts}")).status == 200
+    assert office.ledger("device") == ["Work laptop", "Work laptop"]
+
+
+async def test_a_link_of_an_account_that_is_gone_issues_nothing(data_dir: Path, clock: StillClock) -> None:
+    async with open_office(data_dir, clock) as office:
+        token = await office.mint(BERT)
+    async with open_site(data_dir, clock, people=(ADA,)) as site:
+        for browser in (site.program(), site.browser()):
+            answer = await browser.get(f"/issue?token={token}")
+            assert (answer.status, "no longer known here" in answer.text) == (403, True)
+        assert site.ledger() == []

@@ -151,7 +151,7 @@ async def test_the_active_ones_come_first_and_of_them_the_one_that_ends_soonest(
         ({"days": 1}, "Expires in 1 day"),
         ({"days": 1, "seconds": -1}, "Expires in 23 hours"),
         ({"hours": 1}, "Expires in 1 hour"),
-        ({"seconds": 1}, "Expires in 1 hour"),
+        ({"seconds": 1}, "Expires within the hour"),
         ({"seconds": 0}, "Expired"),
         ({"days": -10}, "Expired"),
     ],

@@ -392,3 +392,18 @@ async def test_a_revocation_goes_on_when_its_browser_goes_away(data_dir: Path, c
         await site.services.revocation.drain(5)
 
         assert site.ledger("revoked_at IS NULL") == [0]
+
+
+async def test_an_old_link_to_replace_asks_about_the_newer_one(site: Site, clock: StillClock) -> None:
+    """Out of an old mail: what it names is revoked, and another one is there for the device."""
+    ada = await site.signed_in()
+    await have(ada)
+    old = site.ledger("serial")[0]
+    await take(ada, await ada.submit((await ask(ada)).page.form("/new"), old="revoke"))
+    await run_jobs(site)
+    page = (await ada.get((await ada.get(f"/certificates/{old}/replace")).headers["Location"])).page
+
+    answer = await ada.submit(page.form("/new"))
+
+    assert "You already have one for" in answer.text
+    assert len(site.ledger()) == 2
