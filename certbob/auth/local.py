@@ -7,6 +7,7 @@ its window however many tries arrive at once, and a success never counts against
 """
 
 import asyncio
+import functools
 import ipaddress
 import secrets
 import unicodedata
@@ -54,7 +55,7 @@ class LocalAccounts:
         self._clock = clock
         self._slots = asyncio.Semaphore(_CONCURRENT_HASHES)
         self._waiting = 0
-        self._dummy_hash = hash_password(secrets.token_urlsafe())
+        self._dummy_hash = _nobodys_hash()
 
     async def authenticate(self, username: str, password: str, address: str) -> Identity:
         """Who this is. `address`: the client's IP address. Raises SignInRefused, SignInBlocked, Busy."""
@@ -138,6 +139,12 @@ def network_of(address: str) -> str:
             return str(ipaddress.ip_network((ip, 64), strict=False))
         ip = ip.ipv4_mapped
     return str(ip)
+
+
+@functools.cache
+def _nobodys_hash() -> str:
+    """Checked for names that do not exist, which then cost as much time as others; one for the process."""
+    return hash_password(secrets.token_urlsafe())
 
 
 def hash_password(password: str) -> str:
