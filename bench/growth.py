@@ -97,10 +97,11 @@ def fill(path: Path, certificates: int, subject: str) -> None:
     )
     with closing(sqlite3.connect(path)) as database:
         database.executemany(
-            "INSERT INTO certificates (grant_hash, state, subject, door, account, name, profile, platform,"
-            " device, encoding, key_type, validity, csr_sha256, request_id, address, created_at, closed_at,"
+            "INSERT INTO certificates (grant_hash, state, subject, door, account, actor, name, profile,"
+            " platform, device, encoding, key_type, validity, csr_sha256, request_id, address, created_at,"
+            " closed_at,"
             " serial, not_before, not_after, fingerprint, certificate, revoked_at, revocation_reason)"
-            " SELECT ?1, 'issued', ?2, 'local', 'x', ?3, 'client', 'windows', 'Laptop', 'modern', 'p256',"
+            " SELECT ?1, 'issued', ?2, 'local', 'x', ?3, ?3, 'client', 'windows', 'Laptop', 'modern', 'p256',"
             " 7776000, '', '-', '-', ?5, ?5, ?4, ?6, ?7, 'f', x'', ?8, CASE WHEN ?8 IS NULL THEN NULL"
             " ELSE 1 END",
             rows,
