@@ -1,31 +1,18 @@
 """The audit log, and the switch that stops issuing."""
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any
 
 from certbob.errors import Duplicate, StorageProblem
-from certbob.ports import (
-    Actor,
-    AuditEntry,
-    AuditFilter,
-    Origin,
-    Paused,
-)
+from certbob.ports import Actor, AuditEntry, AuditFilter, Origin, Paused
 from certbob.store import from_epoch, to_epoch
 from certbob.store.rows import contains
-from certbob.store.sqlite import Database
+from certbob.store.sqlite import SqlStore
 
 
-class SqlAudit:
+class SqlAudit(SqlStore):
     """Implements `ports.AuditStore`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def transaction(self) -> AbstractAsyncContextManager[None]:
-        return self._database.transaction()
 
     async def next_entry(self) -> tuple[int, str]:
         # The changed row is locked until the transaction ends.
@@ -134,14 +121,8 @@ def _audit_entry(
     return AuditEntry(number, moment, action, who, subject, name, serial, note, hash_)
 
 
-class SqlPause:
+class SqlPause(SqlStore):
     """Implements `ports.PauseStore`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def transaction(self) -> AbstractAsyncContextManager[None]:
-        return self._database.transaction()
 
     async def paused(self) -> Paused | None:
         row = await self._database.row("SELECT since, who, note FROM pause")

@@ -1,25 +1,16 @@
 """Chat accounts."""
 
-from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 
 from certbob.identity import Door, Identity
-from certbob.ports import (
-    LinkRequest,
-)
+from certbob.ports import LinkRequest
 from certbob.store import from_epoch, to_epoch, to_json
 from certbob.store.rows import IDENTITY, identity, identity_values
-from certbob.store.sqlite import Database
+from certbob.store.sqlite import SqlStore
 
 
-class SqlChats:
+class SqlChats(SqlStore):
     """Implements `ports.ChatStore`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def transaction(self) -> AbstractAsyncContextManager[None]:
-        return self._database.transaction()
 
     async def bound(self, user_id: str) -> dict[str, str]:
         rows = await self._database.rows("SELECT kind, value FROM chat_accounts WHERE user_id = ?", user_id)

@@ -3,14 +3,10 @@
 from datetime import datetime, timedelta
 
 from certbob.devices import Device, Platform
-from certbob.ports import (
-    Delivery,
-    Grant,
-    Replacement,
-)
+from certbob.ports import Delivery, Grant, Replacement
 from certbob.store import from_epoch, to_epoch
 from certbob.store.rows import IDENTITY, identity, identity_values
-from certbob.store.sqlite import Database
+from certbob.store.sqlite import SqlStore
 
 CLAIM_LEASE = timedelta(minutes=1)
 _SURELY_UNSIGNED = (
@@ -23,11 +19,8 @@ _REPLACED = (
 )
 
 
-class SqlGrants:
+class SqlGrants(SqlStore):
     """Implements `ports.GrantStore`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def add_grant(self, grant: Grant) -> None:
         await self._database.rows(

@@ -1,7 +1,6 @@
 """The ledger, and the numbers of the lists that are made of it."""
 
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,30 +9,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding as Serialization
 
 from certbob.devices import Encoding
-from certbob.ports import (
-    Actor,
-    Certificate,
-    Delivery,
-    Entry,
-    Intent,
-    Numbers,
-    Origin,
-    Quota,
-    Revoked,
-)
+from certbob.ports import Actor, Certificate, Delivery, Entry, Intent, Numbers, Origin, Quota, Revoked
 from certbob.store import from_epoch, to_epoch
 from certbob.store.rows import CERTIFICATE, certificate, contains
-from certbob.store.sqlite import Database
+from certbob.store.sqlite import SqlStore
 
 
-class SqlLedger:
+class SqlLedger(SqlStore):
     """Implements `ports.LedgerStore`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def transaction(self) -> AbstractAsyncContextManager[None]:
-        return self._database.transaction()
 
     async def add_entry(self, intent: Intent, *, now: datetime, since: datetime, limit: int) -> int | None:
         identity = intent.identity
@@ -156,15 +139,13 @@ class SqlLedger:
 
     async def count_uncertain(self) -> int:
         row = await self._database.one(
-            # The first half as the index has it.
-            "SELECT count(*) FROM certificates WHERE (state = 'intent' OR state = 'uncertain')"
-            " AND state = 'uncertain'"
+            f"SELECT count(*) FROM certificates WHERE {_OPEN} AND state = 'uncertain'"
         )
         return int(row[0])
 
     async def open_entries(self, states: Sequence[str], *, before: datetime, limit: int) -> list[Entry]:
         rows = await self._database.rows(
-            f"SELECT {_ENTRY} FROM certificates WHERE (state = 'intent' OR state = 'uncertain')"
+            f"SELECT {_ENTRY} FROM certificates WHERE {_OPEN}"
             f" AND state IN ({', '.join('?' * len(states))}) AND created_at <= ? ORDER BY id LIMIT ?",
             *states,
             to_epoch(before),
@@ -226,8 +207,8 @@ class SqlLedger:
 
     async def active_of(self, subject: str, *, now: datetime) -> list[Certificate]:
         rows = await self._database.rows(
-            f"SELECT {CERTIFICATE} FROM certificates WHERE subject = ? AND state = 'issued'"
-            " AND revoked_at IS NULL AND not_after > ? ORDER BY not_after, id DESC",
+            f"SELECT {CERTIFICATE} FROM certificates WHERE subject = ? AND {_WORKING}"
+            " ORDER BY not_after, id DESC",
             subject,
             to_epoch(now),
         )
@@ -246,9 +227,7 @@ class SqlLedger:
 
     async def numbers(self, *, now: datetime, soon: datetime, since: datetime) -> Numbers:
         (active,) = await self._database.one(
-            "SELECT count(*) FROM certificates"
-            " WHERE state = 'issued' AND revoked_at IS NULL AND not_after > ?",
-            to_epoch(now),
+            f"SELECT count(*) FROM certificates WHERE {_WORKING}", to_epoch(now)
         )
         (expiring,) = await self._database.one(
             f"SELECT count(*) FROM certificates WHERE {_EXPIRING}", to_epoch(now), to_epoch(soon)
@@ -310,9 +289,9 @@ class SqlLedger:
 # SQLite uses the index for it only where the serial number is part of an expression.
 _TAKEN_BACK = "(revoked_at IS NOT NULL OR state = 'rejected') AND length(serial) > 0"
 _TAKEN_BACK_AT = "coalesce(revoked_at, closed_at)"
-_EXPIRING = (
-    "state = 'issued' AND revoked_at IS NULL AND not_after > ? AND not_after <= ? AND revoke_at IS NULL"
-)
+_OPEN = "(state = 'intent' OR state = 'uncertain')"  # as the index has it
+_WORKING = "state = 'issued' AND revoked_at IS NULL AND not_after > ?"
+_EXPIRING = f"{_WORKING} AND not_after <= ? AND revoke_at IS NULL"
 _ENTRY = (
     "id, subject, name, door, account, actor, address, request_id, profile, device, created_at, validity,"
     " csr_sha256, note"

@@ -1,25 +1,17 @@
 """Who is known, who is signed in or about to be, and who tries too often."""
 
 import uuid
-from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 
 from certbob.identity import Door
-from certbob.ports import (
-    PendingSignIn,
-    Session,
-    Tries,
-)
+from certbob.ports import PendingSignIn, Session, Tries
 from certbob.store import from_epoch, to_epoch
 from certbob.store.rows import IDENTITY, identity, identity_values
-from certbob.store.sqlite import Database
+from certbob.store.sqlite import SqlStore
 
 
-class SqlPeople:
+class SqlPeople(SqlStore):
     """Implements `ports.People`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def subject_for(self, door: Door, account: str) -> str:
         row = await self._database.one(
@@ -76,14 +68,8 @@ class SqlPeople:
         return dict(rows)
 
 
-class SqlSessions:
+class SqlSessions(SqlStore):
     """Implements `ports.SessionStore`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def transaction(self) -> AbstractAsyncContextManager[None]:
-        return self._database.transaction()
 
     async def add_session(self, session: Session) -> None:
         await self._database.rows(
@@ -117,11 +103,8 @@ class SqlSessions:
         await self._database.rows("DELETE FROM sessions WHERE created_at < ?", to_epoch(before))
 
 
-class SqlSignIns:
+class SqlSignIns(SqlStore):
     """Implements `ports.SignInStore`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def add_sign_in(self, pending: PendingSignIn, *, limit: int) -> None:
         await self._database.rows(
@@ -151,11 +134,8 @@ class SqlSignIns:
         await self._database.rows("DELETE FROM sign_ins WHERE started_at < ?", to_epoch(before))
 
 
-class SqlTries:
+class SqlTries(SqlStore):
     """Implements `ports.TryStore`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def count_try(
         self, bucket: str, *, now: datetime, limit: int, window: timedelta, ban: timedelta

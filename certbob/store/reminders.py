@@ -4,24 +4,16 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from certbob.identity import Door
-from certbob.ports import (
-    Reminder,
-    Result,
-    Step,
-    Way,
-)
+from certbob.ports import Reminder, Result, Step, Way
 from certbob.store import to_epoch
 from certbob.store.rows import CERTIFICATE, certificate
-from certbob.store.sqlite import Database
+from certbob.store.sqlite import SqlStore
 
 REMINDER_LEASE, DAY = timedelta(minutes=10), timedelta(days=1)
 
 
-class SqlReminders:
+class SqlReminders(SqlStore):
     """Implements `ports.ReminderStore`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def due_reminders(self, way: Way, step: Step, *, left: int, now: datetime) -> list[Reminder]:
         rows = await self._database.rows(

@@ -6,9 +6,7 @@ from typing import Any
 
 from certbob.devices import Platform
 from certbob.identity import Door, Identity
-from certbob.ports import (
-    Certificate,
-)
+from certbob.ports import Certificate
 from certbob.store import from_epoch, from_json, to_json
 
 IDENTITY = "subject, door, account, name, email, groups"

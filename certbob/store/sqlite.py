@@ -6,7 +6,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -144,6 +144,17 @@ class Database:
 
     async def close(self) -> None:
         await self._connection.close()
+
+
+class SqlStore:
+    """What every class of statements has: its database, and transactions over all of them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def transaction(self) -> AbstractAsyncContextManager[None]:
+        """See `Database.transaction`."""
+        return self._database.transaction()
 
 
 async def _switch_to_wal(connection: aiosqlite.Connection, patience: timedelta) -> None:
